@@ -1,0 +1,20 @@
+# Everything curvature is built from. GLOBAL makes the imported targets visible to a parent project.
+
+# Torch's own scripts warn about parts we do not use (kineto, MKL); nothing here can act on that.
+set(curvature_message_level "${CMAKE_MESSAGE_LOG_LEVEL}")
+set(CMAKE_MESSAGE_LOG_LEVEL ERROR)
+find_package(Torch 2.11 REQUIRED GLOBAL)
+set(CMAKE_MESSAGE_LOG_LEVEL "${curvature_message_level}")
+
+find_package(Eigen3 3.4 REQUIRED NO_MODULE)
+find_package(ZLIB REQUIRED)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(Threads REQUIRED)
+find_path(CURVATURE_SPECTRA_INCLUDE_DIR Spectra/SymEigsSolver.h REQUIRED)
+find_path(CURVATURE_LIBZIP_INCLUDE_DIR zip.h REQUIRED)
+find_library(CURVATURE_LIBZIP_LIBRARY zip REQUIRED)
+mark_as_advanced(CURVATURE_SPECTRA_INCLUDE_DIR CURVATURE_LIBZIP_INCLUDE_DIR
+                 CURVATURE_LIBZIP_LIBRARY)
+if(CURVATURE_BUILD_TOOL)
+  find_package(CLI11 2.1 REQUIRED)
+endif()

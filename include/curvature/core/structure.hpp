@@ -1,0 +1,54 @@
+#pragma once
+
+#include <memory>
+#include <variant>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace curvature {
+
+class LinearOperator;
+/// Operators are immutable and shared.
+using OperatorPtr = std::shared_ptr<const LinearOperator>;
+
+/// What an operator is made of, as a value: closed algebra (the sum of two diagonals is a diagonal)
+/// dispatches on it. All tensors refer to the flat view.
+struct NoStructure {};
+/// scale * I; zero and identity included.
+struct ScaledIdentityStructure {
+  double scale;
+};
+/// diag(d), d `[n]`.
+struct DiagonalStructure {
+  at::Tensor diagonal;
+};
+/// A, `[m, n]`.
+struct DenseStructure {
+  at::Tensor matrix;
+};
+/// diag(d) + U diag(c) U^T with d `[n]`, U `[n, r]`, c `[r]`.
+struct LowRankStructure {
+  at::Tensor diagonal;
+  at::Tensor factor;
+  at::Tensor coefficients;
+};
+/// S_1 x ... x S_k (Kronecker), S_i `[m_i, n_i]`.
+struct KroneckerStructure {
+  std::vector<at::Tensor> factors;
+};
+/// Q diag(l) Q^T with an orthogonal operator Q and l `[n]`.
+struct EigenStructure {
+  OperatorPtr basis;
+  at::Tensor eigenvalues;
+};
+/// Blocks down the diagonal; entry i of the space belongs to block `i` if there is one entry per block.
+struct BlockDiagonalStructure {
+  std::vector<OperatorPtr> blocks;
+};
+
+using Structure = std::variant<NoStructure, ScaledIdentityStructure, DiagonalStructure,
+                               DenseStructure, LowRankStructure, KroneckerStructure,
+                               EigenStructure, BlockDiagonalStructure>;
+
+}  // namespace curvature

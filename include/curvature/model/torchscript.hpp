@@ -1,0 +1,32 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
+
+#include <curvature/model/model.hpp>
+
+namespace curvature {
+
+struct TorchscriptOptions {
+  /// Shell patterns of the parameters to differentiate; empty: those that require gradients.
+  std::vector<std::string> parameters;
+  /// Casts floating-point parameters and buffers; empty: as stored.
+  std::optional<c10::ScalarType> dtype;
+  c10::Device device = c10::kCPU;
+};
+
+/// Loads a TorchScript archive (`torch.jit.save`), any architecture. The mode it was saved in (train
+/// or eval) is kept. Parameters that are not selected do not require gradients.
+/// @throws FileError if the file is missing, corrupt, or no TorchScript archive (a `state_dict`, a
+///   pickled module); the message shows how to export
+/// @throws ModelError if the archive is frozen or holds no parameter
+Model load_torchscript(const std::string& path, const TorchscriptOptions& options = {});
+
+/// The ten lines of Python that turn an `nn.Module` and arrays into files for the tool.
+std::string export_snippet();
+
+}  // namespace curvature
