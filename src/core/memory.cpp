@@ -1,5 +1,3 @@
-#include <curvature/core/memory.hpp>
-
 #include <algorithm>
 #include <fstream>
 #include <limits>
@@ -9,6 +7,8 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
+
+#include <curvature/core/memory.hpp>
 
 #include "core/check.hpp"
 
@@ -53,9 +53,8 @@ class AllocationMeter final : public c10::MemoryReportingInfoBase {
 
 int64_t available_memory(const c10::Device& device) {
   if (device.is_cpu()) return available_host_memory();
-  const auto [free, total] =
-      at::getDeviceAllocator(device.type())->getMemoryInfo(std::max<c10::DeviceIndex>(
-          device.index(), 0));
+  const auto [free, total] = at::getDeviceAllocator(device.type())
+                                 ->getMemoryInfo(std::max<c10::DeviceIndex>(device.index(), 0));
   return static_cast<int64_t>(std::min(free, total));
 }
 

@@ -1,10 +1,11 @@
-#include <curvature/core/random.hpp>
-
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include <ATen/core/PhiloxRNGEngine.h>
 #include <ATen/ops/empty.h>
+
+#include <curvature/core/random.hpp>
 
 #include "core/check.hpp"
 
@@ -22,11 +23,36 @@ double next_unit(at::Philox4_32& engine) {
   return to_unit(high, engine());
 }
 
-template <class Next>
-at::Tensor fill(int64_t count, Next next) {
-  at::Tensor values = at::empty({count}, at::kDouble);
+void fill_uniform(at::Philox4_32 engine, double* data, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) data[i] = next_unit(engine);
+}
+
+/// Box-Muller, two at a time.
+void fill_normal(at::Philox4_32 engine, double* data, int64_t count) {
+  for (int64_t i = 0; i < count; i += 2) {
+    const double radius = std::sqrt(-2 * std::log(1 - next_unit(engine)));
+    const double angle = 2 * std::numbers::pi * next_unit(engine);
+    data[i] = radius * std::cos(angle);
+    if (i + 1 < count) data[i + 1] = radius * std::sin(angle);
+  }
+}
+
+void fill_signs(at::Philox4_32 engine, double* data, int64_t count) {
+  for (int64_t i = 0; i < count; i += 32) {
+    uint32_t bits = engine();
+    for (int64_t j = i; j < std::min(i + 32, count); ++j, bits >>= 1) data[j] = bits & 1 ? 1 : -1;
+  }
+}
+
+/// Rows `[num_streams, count]`, row i from stream `first_stream + i`.
+template <class Fill>
+at::Tensor draw(uint64_t seed, uint64_t first_stream, int64_t num_streams, int64_t count,
+                Fill fill) {
+  at::Tensor values = at::empty({num_streams, count}, at::kDouble);
   double* data = values.mutable_data_ptr<double>();
-  for (int64_t i = 0; i < count; ++i) data[i] = next();
+  for (int64_t i = 0; i < num_streams; ++i) {
+    fill(at::Philox4_32(seed, first_stream + static_cast<uint64_t>(i), 0), data + i * count, count);
+  }
   return values;
 }
 
@@ -39,38 +65,24 @@ RandomSource RandomSource::derive(uint64_t purpose) const {
   return RandomSource(high << 32 | engine());
 }
 
+at::Tensor RandomSource::uniform(uint64_t first_stream, int64_t num_streams, int64_t count) const {
+  return draw(seed_, first_stream, num_streams, count, fill_uniform);
+}
+
+at::Tensor RandomSource::normal(uint64_t first_stream, int64_t num_streams, int64_t count) const {
+  return draw(seed_, first_stream, num_streams, count, fill_normal);
+}
+
 at::Tensor RandomSource::uniform(uint64_t stream, int64_t count) const {
-  at::Philox4_32 engine(seed_, stream, 0);
-  return fill(count, [&] { return next_unit(engine); });
+  return uniform(stream, 1, count).squeeze(0);
 }
 
 at::Tensor RandomSource::normal(uint64_t stream, int64_t count) const {
-  at::Philox4_32 engine(seed_, stream, 0);
-  at::Tensor values = at::empty({count}, at::kDouble);
-  double* data = values.mutable_data_ptr<double>();
-  for (int64_t i = 0; i < count; i += 2) {  // Box-Muller, two at a time
-    const double radius = std::sqrt(-2 * std::log(1 - next_unit(engine)));
-    const double angle = 2 * std::numbers::pi * next_unit(engine);
-    data[i] = radius * std::cos(angle);
-    if (i + 1 < count) data[i + 1] = radius * std::sin(angle);
-  }
-  return values;
+  return normal(stream, 1, count).squeeze(0);
 }
 
 at::Tensor RandomSource::rademacher(uint64_t stream, int64_t count) const {
-  at::Philox4_32 engine(seed_, stream, 0);
-  uint32_t bits = 0;
-  int left = 0;
-  return fill(count, [&] {
-    if (left == 0) {
-      bits = engine();
-      left = 32;
-    }
-    const bool positive = bits & 1;
-    bits >>= 1;
-    --left;
-    return positive ? 1.0 : -1.0;
-  });
+  return draw(seed_, stream, 1, count, fill_signs).squeeze(0);
 }
 
 at::Tensor draw_probes(const RandomSource& source, Probe probe, int64_t n, int64_t first,

@@ -1,9 +1,9 @@
-#include <curvature/core/space.hpp>
-
 #include <algorithm>
 #include <set>
 
 #include <ATen/ops/cat.h>
+
+#include <curvature/core/space.hpp>
 
 #include "core/check.hpp"
 

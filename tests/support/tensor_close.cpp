@@ -1,8 +1,7 @@
 #include "support/tensor_close.hpp"
 
-#include <torch/cuda.h>
-
 #include <ATen/ATen.h>
+#include <torch/cuda.h>
 
 namespace curvature::testing {
 

@@ -8,11 +8,12 @@
 
 namespace curvature {
 
-/// A seeded source of independent random streams (counter-based: Philox 4x32-10, Salmon et al. 2011).
+/// A seeded source of independent random streams (counter-based: Philox 4x32-10, Salmon et al.
+/// 2011).
 ///
-/// A value without state: stream i always holds the same numbers, whoever asks and in whatever order,
-/// so results do not depend on batch size, threads, chunking or device. Numbers are drawn in double
-/// on the CPU and then converted.
+/// A value without state: stream i always holds the same numbers, whoever asks and in whatever
+/// order, so results do not depend on batch size, threads, chunking or device. Numbers are drawn in
+/// double on the CPU and then converted.
 class RandomSource {
  public:
   explicit RandomSource(uint64_t seed = 0) : seed_(seed) {}
@@ -25,6 +26,9 @@ class RandomSource {
   at::Tensor uniform(uint64_t stream, int64_t count) const;
   /// `count` standard normal numbers from `stream`, `[count]`, float64 on the CPU.
   at::Tensor normal(uint64_t stream, int64_t count) const;
+  /// The same for `num_streams` consecutive streams at once, `[num_streams, count]`.
+  at::Tensor uniform(uint64_t first_stream, int64_t num_streams, int64_t count) const;
+  at::Tensor normal(uint64_t first_stream, int64_t num_streams, int64_t count) const;
   /// `count` signs, each +1 or -1, from `stream`, `[count]`, float64 on the CPU.
   at::Tensor rademacher(uint64_t stream, int64_t count) const;
 

@@ -42,13 +42,14 @@ struct EigenStructure {
   OperatorPtr basis;
   at::Tensor eigenvalues;
 };
-/// Blocks down the diagonal; entry i of the space belongs to block `i` if there is one entry per block.
+/// Blocks down the diagonal; entry i of the space belongs to block `i` if there is one entry per
+/// block.
 struct BlockDiagonalStructure {
   std::vector<OperatorPtr> blocks;
 };
 
-using Structure = std::variant<NoStructure, ScaledIdentityStructure, DiagonalStructure,
-                               DenseStructure, LowRankStructure, KroneckerStructure,
-                               EigenStructure, BlockDiagonalStructure>;
+using Structure =
+    std::variant<NoStructure, ScaledIdentityStructure, DiagonalStructure, DenseStructure,
+                 LowRankStructure, KroneckerStructure, EigenStructure, BlockDiagonalStructure>;
 
 }  // namespace curvature

@@ -7,15 +7,16 @@
 
 namespace curvature {
 
-/// Monte-Carlo estimate of the loss Hessian: the average over draws from the model's own distribution.
+/// Monte-Carlo estimate of the loss Hessian: the average over draws from the model's own
+/// distribution.
 struct MonteCarloOptions {
   int64_t samples = 1;  ///< draws per loss term
   RandomSource random;  ///< the same draws for each product, whatever the batch size
 };
 
-/// Generalised Gauss-Newton matrix k sum_r w_r J_r^T H_r J_r, weight decay included (Schraudolph 2002).
-/// J_r is the Jacobian of the outputs of loss term r, H_r the Hessian of that term. Positive semidefinite for
-/// losses that are convex in the output.
+/// Generalised Gauss-Newton matrix k sum_r w_r J_r^T H_r J_r, weight decay included (Schraudolph
+/// 2002). J_r is the Jacobian of the outputs of loss term r, H_r the Hessian of that term. Positive
+/// semidefinite for losses that are convex in the output.
 OperatorPtr ggn(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
 
 /// GGN with each H_r replaced by its Monte-Carlo estimate (type-1 Fisher), weight decay included.
@@ -25,12 +26,13 @@ OperatorPtr ggn_mc(const EmpiricalRisk& risk, const MonteCarloOptions& monte_car
 /// k sum_r w_r h_r h_r^T, h_r the gradient of the unscaled term r. Without weight decay.
 OperatorPtr empirical_fisher(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
 
-/// f sum_n (g_n - g)(g_n - g)^T, g_n the gradient of example n's own loss under the risk's reduction, g their
-/// mean, f = 1/N for `mean` and 1 for `sum`. Example weights enter as multiplicities. Without weight decay.
+/// f sum_n (g_n - g)(g_n - g)^T, g_n the gradient of example n's own loss under the risk's
+/// reduction, g their mean, f = 1/N for `mean` and 1 for `sum`. Example weights enter as
+/// multiplicities. Without weight decay.
 OperatorPtr gradient_covariance(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
 
-/// The GGN's diagonal as an operator, exact: one backward pass per example and column of its loss Hessian's
-/// square root. With `monte_carlo`: one per example and draw.
+/// The GGN's diagonal as an operator, exact: one backward pass per example and column of its loss
+/// Hessian's square root. With `monte_carlo`: one per example and draw.
 OperatorPtr ggn_diagonal(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
 OperatorPtr ggn_mc_diagonal(const EmpiricalRisk& risk, const MonteCarloOptions& monte_carlo,
                             const MatrixFreeOptions& options = {});

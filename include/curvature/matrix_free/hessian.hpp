@@ -8,8 +8,8 @@ namespace curvature {
 
 /// Hessian of the risk, weight decay included. Symmetric, in general indefinite.
 ///
-/// Keeps the graph of each batch's gradient within the memory budget, so that a further product is one
-/// backward pass through it (Pearlmutter 1994, reverse over reverse).
+/// Keeps the graph of each batch's gradient within the memory budget, so that a further product is
+/// one backward pass through it (Pearlmutter 1994, reverse over reverse).
 /// @throws StaleOperatorError from products after the parameters changed
 OperatorPtr hessian(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
 

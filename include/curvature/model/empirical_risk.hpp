@@ -21,24 +21,53 @@ enum class Reduction {
 
 struct RiskOptions {
   Reduction reduction = Reduction::kMean;
-  /// Names or shell patterns of the parameters to differentiate, in the order wanted (patterns expand in
-  /// the model's order); empty: all that require gradients.
+  /// Names or shell patterns of the parameters to differentiate, in the order wanted (patterns
+  /// expand in the model's order); empty: all that require gradients.
   std::vector<std::string> parameters;
   /// Adds weight_decay / 2 times the squared norm of the selected parameters.
   double weight_decay = 0;
   /// Sums over the workers that share the data; null: this process has it all.
   std::shared_ptr<const Reducer> reducer;
+  /// Number of this worker's first example, so that workers draw different random numbers.
+  int64_t first_example = 0;
 };
 
-/// J(theta) = k sum_r w_r l(f(x)_r, y_r) + weight_decay / 2 |theta|^2: model x loss x data x reduction.
+class EmpiricalRisk;
+
+/// One batch of a risk: what it contributes to J. A cheap view without repeated checks; the risk
+/// must outlive it.
+class BatchRisk {
+ public:
+  BatchRisk(const EmpiricalRisk& risk, Batch batch, int64_t first_example)
+      : risk_(&risk), batch_(std::move(batch)), first_example_(first_example) {}
+
+  const Batch& batch() const noexcept { return batch_; }
+  /// Number of the batch's first example, by which random draws are told apart.
+  int64_t first_example() const noexcept { return first_example_; }
+  /// The model's output `[B, ...]`, with a graph if gradients are on.
+  at::Tensor predict() const;
+  /// k sum_r w_r l_r, a scalar with the graph of `output`; weight decay is not in it.
+  at::Tensor objective(const at::Tensor& output) const;
+  /// k w_r for `num_terms` loss terms: `[R]`, or a scalar if no example has a weight.
+  at::Tensor term_weights(int64_t num_terms) const;
+  std::unique_ptr<const LossPoint> loss_point(const at::Tensor& output) const;
+
+ private:
+  const EmpiricalRisk* risk_;
+  Batch batch_;
+  int64_t first_example_;
+};
+
+/// J(theta) = k sum_r w_r l(f(x)_r, y_r) + weight_decay / 2 |theta|^2: model x loss x data x
+/// reduction.
 ///
-/// w_r is the weight of the term's example and k is 1 for `sum`; for `mean` it is 1 over the weighted number
-/// of terms (cross-entropy) or of output numbers (MSE, BCE), so that a weight of 2 is the example twice.
-/// Immutable and cheap to copy; const methods may be called concurrently.
+/// w_r is the weight of the term's example and k is 1 for `sum`; for `mean` it is 1 over the
+/// weighted number of terms (cross-entropy) or of output numbers (MSE, BCE), so that a weight of 2
+/// is the example twice. Immutable and cheap to copy; const methods may be called concurrently.
 class EmpiricalRisk {
  public:
-  /// Reads the data once to check and count them, and runs the model on a few examples to make sure that it
-  /// is a deterministic function of its parameters that treats each example alone.
+  /// Reads the data once to check and count them, and runs the model on a few examples to make sure
+  /// that it is a deterministic function of its parameters that treats each example alone.
   /// @throws DataError, ModelError, OptionError
   EmpiricalRisk(Model model, LossPtr loss, DatasetPtr data, RiskOptions options = {});
 
@@ -52,11 +81,13 @@ class EmpiricalRisk {
   const RiskOptions& options() const;
   const Reducer& reducer() const;
 
-  int64_t num_examples() const;            ///< N, over all workers
-  double scale() const;                    ///< k
-  int64_t first_example(int64_t batch) const;  ///< number of the first example of a batch
-  const Shape& output_shape() const;       ///< of one example, without the example axis
-  /// Names of selected parameters that the model does not use (on the examples tried at construction).
+  int64_t num_examples() const;  ///< N, over all workers
+  double total_weight() const;   ///< sum of the examples' weights, N if they have none
+  double scale() const;          ///< k
+  /// Shape of the output for one example (of the first batch), without the example axis.
+  const Shape& output_shape() const;
+  /// Names of selected parameters that the model does not use (on the examples tried at
+  /// construction).
   const std::vector<std::string>& unused_parameters() const;
 
   /// J(theta).
@@ -64,16 +95,18 @@ class EmpiricalRisk {
   /// Gradient of J, one tensor per parameter. Costs one gradient.
   TensorList gradient(const Observer& observer = {}) const;
 
-  /// Batch `index` on the model's device, checked at construction.
-  Batch batch(int64_t index) const;
-  /// The same risk for other parameters of the same model (the others are constants). No new checks.
-  EmpiricalRisk with_parameters(const std::vector<std::string>& names) const;
-  /// The same risk for other data.
-  EmpiricalRisk with_data(DatasetPtr data) const;
+  /// Batch `index` of the data, on the model's device.
+  BatchRisk on(int64_t index) const;
+  /// A batch that is not in the data, with this risk's scale.
+  BatchRisk on(Batch batch, int64_t first_example) const;
+  /// The same risk for other parameters of the same model (names or patterns); the rest are
+  /// constants.
+  EmpiricalRisk with_parameters(const std::vector<std::string>& parameters) const;
 
-  /// Throws StaleOperatorError if parameters or buffers changed since `versions` was taken.
+  /// Versions of all parameters and buffers; they grow with every in-place change.
   std::vector<int64_t> versions() const;
-  void check_versions(const std::vector<int64_t>& versions, const std::string& who) const;
+  /// @throws StaleOperatorError, in the name of `who`, if `versions()` no longer is `expected`
+  void check_versions(const std::vector<int64_t>& expected, const std::string& who) const;
 
  private:
   struct State;

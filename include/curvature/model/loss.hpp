@@ -21,18 +21,19 @@ class LossPoint {
   virtual at::Tensor gradient() const = 0;
   /// H_r v_r for K columns, `[R, C, K]` in and out; H_r is the Hessian of term r, `[C, C]`.
   virtual at::Tensor hessian_product(const at::Tensor& v) const = 0;
-  /// S with S_r S_r^T = H_r, `[R, C, V]`. @throws NumericalError if some H_r is not positive semidefinite
+  /// S with S_r S_r^T = H_r, `[R, C, V]`. @throws NumericalError if some H_r is not positive
+  /// semidefinite
   virtual at::Tensor hessian_root() const = 0;
-  /// Random vectors `[R, C, M]` whose second moment is H_r: gradients at labels drawn from the model's
-  /// own distribution (Fisher's information). Draw m of row r depends on the seed, m, and the example and
-  /// position of the row, not on the batch: `first_example` is the number of the batch's first example,
-  /// each example owning R / `num_examples` consecutive rows.
+  /// Random vectors `[R, C, M]` whose second moment is H_r: gradients at labels drawn from the
+  /// model's own distribution (Fisher's information). Draw m of row r depends on the seed, m, and
+  /// the example and position of the row, not on the batch: `first_example` is the number of the
+  /// batch's first example, each example owning R / `num_examples` consecutive rows.
   virtual at::Tensor samples(const RandomSource& random, int64_t first_example,
                              int64_t num_examples, int64_t draws) const = 0;
 };
 
-/// Compares a model's output with targets. A loss *term* is one row of the output: C numbers along the
-/// class axis, for one example and position.
+/// Compares a model's output with targets. A loss *term* is one row of the output: C numbers along
+/// the class axis, for one example and position.
 class Loss {
  public:
   virtual ~Loss() = default;
@@ -44,28 +45,34 @@ class Loss {
   /// Undoes `rows`: `[R, C]` or `[R, C, K]`... back to the shape of `output` (`K` last).
   virtual at::Tensor unrows(const at::Tensor& rows, const at::Tensor& output) const = 0;
 
-  /// @throws DataError unless the targets fit the output: shape (never by broadcasting), dtype, labels in range
-  virtual void check(const at::Tensor& output, const at::Tensor& targets) const = 0;
+  /// Checks the values of a batch's targets: dtype, finite, labels among `num_classes`, 0/1 labels
+  /// in [0, 1].
+  /// @throws DataError
+  virtual void check_targets(const at::Tensor& targets, int64_t num_classes,
+                             at::ScalarType dtype) const = 0;
   /// The unreduced terms `[R]`, each summed over its C numbers; differentiable in `output`.
+  /// @throws DataError if the shapes of output and targets differ (nothing is broadcast)
   virtual at::Tensor terms(const at::Tensor& output, const at::Tensor& targets) const = 0;
   /// Second-order information at an output (without graph).
   virtual std::unique_ptr<const LossPoint> at(const at::Tensor& output,
                                               const at::Tensor& targets) const = 0;
-  /// What `mean` divides by: the number of loss terms (times C for MSE and BCE; the sum of the class
-  /// weights of the labels for weighted cross-entropy; labels to be ignored not counted), per example,
+  /// What `mean` divides by: the number of loss terms (times C for MSE and BCE; the sum of the
+  /// class weights of the labels for weighted cross-entropy; labels to be ignored not counted), per
+  /// example,
   /// `[B]`, float64.
   virtual at::Tensor normalizers(const at::Tensor& targets) const = 0;
 };
 using LossPtr = std::shared_ptr<const Loss>;
 
 struct CrossEntropyOptions {
-  int64_t class_axis = -1;             ///< axis of the output that holds the classes
-  at::Tensor class_weights;            ///< `[C]`, undefined means ones
-  double label_smoothing = 0;          ///< in [0, 1]
-  std::optional<int64_t> ignore_index; ///< label whose terms do not count; empty: every label must be a class
+  int64_t class_axis = -1;     ///< axis of the output that holds the classes
+  at::Tensor class_weights;    ///< `[C]`, undefined means ones
+  double label_smoothing = 0;  ///< in [0, 1]
+  std::optional<int64_t>
+      ignore_index;  ///< label whose terms do not count; empty: every label must be a class
 };
-/// PyTorch's cross-entropy of logits; targets are class indices (int64, no class axis) or class probabilities
-/// (floating point, the output's shape).
+/// PyTorch's cross-entropy of logits; targets are class indices (int64, no class axis) or class
+/// probabilities (floating point, the output's shape).
 LossPtr cross_entropy(CrossEntropyOptions options = {});
 
 struct MeanSquaredErrorOptions {
@@ -81,9 +88,9 @@ struct BinaryCrossEntropyOptions {
 /// PyTorch's BCE with logits; targets in [0, 1].
 LossPtr binary_cross_entropy_with_logits(BinaryCrossEntropyOptions options = {});
 
-/// Any twice differentiable loss: `function(output, targets)` returns one number per example, `[B]`. One
-/// term per example; its C numbers are all the example's outputs. Second-order information comes from
-/// automatic differentiation; samples are Gaussian with covariance H.
+/// Any twice differentiable loss: `function(output, targets)` returns one number per example,
+/// `[B]`. One term per example; its C numbers are all the example's outputs. Second-order
+/// information comes from automatic differentiation; samples are Gaussian with covariance H.
 LossPtr differentiable_loss(
     std::function<at::Tensor(const at::Tensor& output, const at::Tensor& targets)> function,
     std::string name = "differentiable-loss");

@@ -28,8 +28,8 @@ class Model {
   using Function = std::function<at::Tensor(const TensorList& inputs)>;
 
   /// A callable that reads `parameters` (leaf tensors that require gradients if they are to be
-  /// differentiated) and may read `buffers`. A tensor given under two names counts once, under the first.
-  /// `function` must be callable concurrently if operators are.
+  /// differentiated) and may read `buffers`. A tensor given under two names counts once, under the
+  /// first. `function` must be callable concurrently if operators are.
   /// @throws ModelError if there is no parameter, or parameters differ in dtype or device
   Model(Function function, std::vector<NamedTensor> parameters,
         std::vector<NamedTensor> buffers = {}, std::string description = "function");
@@ -56,7 +56,8 @@ class Model {
   std::string description_;
 };
 
-/// Names of the parameters that match any of the shell patterns (`fc*.weight`), in the model's order.
+/// Names of the parameters that match any of the shell patterns (`fc*.weight`), in the model's
+/// order.
 /// @throws OptionError if a pattern matches none
 std::vector<std::string> match_parameters(const Model& model,
                                           const std::vector<std::string>& patterns);

@@ -19,8 +19,8 @@ struct TorchscriptOptions {
   c10::Device device = c10::kCPU;
 };
 
-/// Loads a TorchScript archive (`torch.jit.save`), any architecture. The mode it was saved in (train
-/// or eval) is kept. Parameters that are not selected do not require gradients.
+/// Loads a TorchScript archive (`torch.jit.save`), any architecture. The mode it was saved in
+/// (train or eval) is kept. Parameters that are not selected do not require gradients.
 /// @throws FileError if the file is missing, corrupt, or no TorchScript archive (a `state_dict`, a
 ///   pickled module); the message shows how to export
 /// @throws ModelError if the archive is frozen or holds no parameter

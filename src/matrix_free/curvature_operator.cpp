@@ -1,0 +1,42 @@
+#include "matrix_free/curvature_operator.hpp"
+
+#include <ATen/TensorOperators.h>
+
+#include "core/check.hpp"
+
+namespace curvature::detail {
+
+OperatorSpec parameter_spec(const EmpiricalRisk& risk, Symmetry symmetry) {
+  const at::Tensor& parameter = risk.parameters().front();
+  return {risk.space(), risk.space(), parameter.scalar_type(), parameter.device(), symmetry};
+}
+
+CurvatureOperator::CurvatureOperator(const EmpiricalRisk& risk, const MatrixFreeOptions& options,
+                                     std::string name, Symmetry symmetry, double weight_decay)
+    : LinearOperator(parameter_spec(risk, symmetry)),
+      risk_(risk),
+      observer_(options.observer),
+      name_(std::move(name)),
+      blocks_(partition(risk.space(), options.blocks)),
+      weight_decay_(weight_decay),
+      versions_(risk.versions()) {}
+
+std::string CurvatureOperator::describe() const { return fmt::format("{}(n={})", name_, rows()); }
+
+TensorList CurvatureOperator::apply_impl(const TensorList& x) const {
+  risk_.check_versions(versions_, describe());
+  const int64_t num_batches = risk_.data().num_batches();
+  ColumnSums sums(risk_.space(), x.front().size(-1));
+  for (int64_t index = 0; index < num_batches; ++index) {
+    add_batch(index, x, sums);
+    if (observer_) observer_({"product", index + 1, num_batches});
+  }
+  TensorList result = std::move(sums).result(x.front().options());
+  risk_.reducer().sum(result);
+  if (weight_decay_ > 0) {
+    for (size_t i = 0; i < result.size(); ++i) result[i].add_(x[i], weight_decay_);
+  }
+  return result;
+}
+
+}  // namespace curvature::detail

@@ -1,0 +1,98 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#include <ATen/core/Tensor.h>
+
+#include <curvature/core/memory.hpp>
+#include <curvature/matrix_free/options.hpp>
+#include <curvature/model/empirical_risk.hpp>
+
+namespace curvature::detail {
+
+/// Positions of the parameters in each diagonal block that is kept.
+using Partition = std::vector<std::vector<size_t>>;
+Partition partition(const Space& space, Blocks blocks);
+
+/// J^T w: gradients of `outputs` with `cotangents` for `inputs`, in order; undefined where an input
+/// plays no role. The graph is kept.
+TensorList vector_jacobian_product(const TensorList& outputs, const TensorList& inputs,
+                                   const TensorList& cotangents);
+
+/// The outputs of a batch, ready for products with their Jacobian in both directions.
+///
+/// Keeps the graph of the outputs and that of u -> J^T u ("double vjp"): J v is one backward pass
+/// through the second, J^T w one through the first.
+class OutputLinearization {
+ public:
+  /// @throws NumericalError if the output is not finite
+  explicit OutputLinearization(const BatchRisk& batch, const TensorList& parameters);
+
+  /// The model's output `[B, ...]`, without graph.
+  at::Tensor output() const { return output_.detach(); }
+  /// J v restricted to the parameters at `block`, shaped as the output; `v` has one tensor for each
+  /// of them.
+  at::Tensor jvp(const std::vector<size_t>& block, const TensorList& v) const;
+  /// J^T w for the parameters at `block`; undefined tensors are zeros.
+  TensorList vjp(const std::vector<size_t>& block, const at::Tensor& w) const;
+
+ private:
+  TensorList parameters_;
+  at::Tensor output_;     // with graph
+  at::Tensor cotangent_;  // u, a leaf
+  TensorList pullback_;   // J^T u with the graph of u
+};
+
+/// Linearisations of batches, kept within a budget of bytes, first come, first kept. Thread-safe.
+template <class Linearization>
+class KeptLinearizations {
+ public:
+  using Ptr = std::shared_ptr<const Linearization>;
+
+  KeptLinearizations(int64_t num_batches, int64_t bytes)
+      : budget_(bytes), slots_(static_cast<size_t>(num_batches)) {}
+
+  /// The kept linearisation of batch `index`, or a new one, kept if it fits.
+  Ptr get(int64_t index, const std::function<Ptr()>& linearize) const {
+    Slot& slot = slots_[static_cast<size_t>(index)];
+    const std::lock_guard lock(slot.mutex);  // two threads do not linearise the same batch
+    if (slot.kept) return slot.kept;
+    Ptr made;
+    const int64_t bytes = measure_kept_memory([&] { made = linearize(); });
+    if (budget_.reserve(bytes)) slot.kept = made;
+    return made;
+  }
+
+ private:
+  struct Slot {
+    std::mutex mutex;
+    Ptr kept;
+  };
+  mutable MemoryBudget budget_;
+  mutable std::deque<Slot> slots_;
+};
+
+/// Sums lists of tensors of one space column by column, then hands them out as `[shape..., K]`.
+class ColumnSums {
+ public:
+  ColumnSums(const Space& space, int64_t num_columns);
+
+  /// Adds `part` (undefined tensors are zeros) to the entries at `block` of a column.
+  void add(int64_t column, const std::vector<size_t>& block, TensorList part);
+  TensorList result(const at::TensorOptions& options) &&;
+
+ private:
+  const Space& space_;
+  std::vector<TensorList> columns_;
+};
+
+/// Column `k` of the entries of `x` (each `[shape..., K]`) at `block`, contiguous.
+TensorList column(const TensorList& x, int64_t k, const std::vector<size_t>& block);
+
+/// The options' budget or the default for the risk's device.
+int64_t budget_bytes(const EmpiricalRisk& risk, const MatrixFreeOptions& options);
+
+}  // namespace curvature::detail

@@ -1,0 +1,320 @@
+#include <algorithm>
+#include <cmath>
+#include <fnmatch.h>
+#include <map>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <curvature/model/empirical_risk.hpp>
+
+#include "core/check.hpp"
+#include "model/determinism.hpp"
+
+namespace curvature {
+
+struct EmpiricalRisk::State {
+  Model model;
+  LossPtr loss;
+  DatasetPtr data;
+  RiskOptions options;
+  std::shared_ptr<const Reducer> reducer;
+  Space space;
+  TensorList parameters;
+  std::vector<int64_t> first_examples;  // of each batch
+  Shape output_shape;
+  std::vector<std::string> unused;
+  int64_t num_examples = 0;
+  double total_weight = 0;
+  double scale = 1;
+
+  /// Chooses the parameters to differentiate.
+  void select(const std::vector<std::string>& patterns);
+};
+
+namespace {
+
+constexpr int64_t kExamplesTried = 16;
+
+/// The parameters that `patterns` select, in the patterns' order and within one in the model's.
+std::vector<NamedTensor> selected_parameters(const Model& model,
+                                             const std::vector<std::string>& patterns) {
+  std::vector<NamedTensor> selected;
+  if (patterns.empty()) {
+    for (const NamedTensor& parameter : model.parameters()) {
+      if (parameter.tensor.requires_grad()) selected.push_back(parameter);
+    }
+    CURVATURE_CHECK(!selected.empty(), ModelError,
+                    "EmpiricalRisk: no parameter of the model requires gradients");
+    return selected;
+  }
+  std::map<std::string, bool> taken;
+  for (const std::string& pattern : patterns) {
+    for (const std::string& name : match_parameters(model, {pattern})) {
+      if (!taken.insert({name, true}).second) continue;
+      const auto found =
+          std::find_if(model.parameters().begin(), model.parameters().end(),
+                       [&](const NamedTensor& parameter) { return parameter.name == name; });
+      CURVATURE_CHECK(found->tensor.requires_grad(), OptionError,
+                      "EmpiricalRisk: parameter '{}' does not require gradients; call "
+                      "requires_grad_() on it first",
+                      name);
+      selected.push_back(*found);
+    }
+  }
+  return selected;
+}
+
+void check_batch(const Batch& batch, int64_t index) {
+  CURVATURE_CHECK(!batch.inputs.empty() && batch.inputs.front().defined() &&
+                      batch.inputs.front().dim() > 0 && batch.size() > 0,
+                  DataError, "EmpiricalRisk: batch {} has no examples", index);
+  for (size_t i = 0; i < batch.inputs.size(); ++i) {
+    const at::Tensor& input = batch.inputs[i];
+    CURVATURE_CHECK(input.dim() > 0 && input.size(0) == batch.size(), DataError,
+                    "EmpiricalRisk: batch {}, input {}: expected {} examples, got {}", index, i,
+                    batch.size(), detail::to_string(input.sizes()));
+    CURVATURE_CHECK(!input.is_floating_point() || at::isfinite(input).all().item<bool>(), DataError,
+                    "EmpiricalRisk: batch {}, input {} contains NaN or infinity", index, i);
+  }
+  CURVATURE_CHECK(
+      batch.targets.defined() && batch.targets.dim() > 0 && batch.targets.size(0) == batch.size(),
+      DataError, "EmpiricalRisk: batch {}: expected targets for {} examples, got {}", index,
+      batch.size(), batch.targets.defined() ? detail::to_string(batch.targets.sizes()) : "none");
+  if (!batch.weights.defined()) return;
+  CURVATURE_CHECK(
+      batch.weights.dim() == 1 && batch.weights.size(0) == batch.size() &&
+          at::isfinite(batch.weights).all().item<bool>() && batch.weights.ge(0).all().item<bool>(),
+      DataError, "EmpiricalRisk: batch {}: weights must be [{}], finite and not negative", index,
+      batch.size());
+}
+
+Batch to_device(Batch batch, const at::Device& device) {
+  for (at::Tensor& input : batch.inputs) input = input.to(device);
+  if (batch.targets.defined()) batch.targets = batch.targets.to(device);
+  if (batch.weights.defined()) batch.weights = batch.weights.to(device);
+  return batch;
+}
+
+}  // namespace
+
+void EmpiricalRisk::State::select(const std::vector<std::string>& patterns) {
+  options.parameters = patterns;
+  parameters.clear();
+  std::vector<std::pair<std::string, Shape>> layout;
+  for (const auto& [name, tensor] : selected_parameters(model, patterns)) {
+    layout.emplace_back(name, tensor.sizes().vec());
+    parameters.push_back(tensor);
+  }
+  space = Space(std::move(layout));
+  CURVATURE_CHECK(space.size() > 0, ModelError, "EmpiricalRisk: the selected parameters are empty");
+}
+
+EmpiricalRisk::EmpiricalRisk(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+
+EmpiricalRisk::EmpiricalRisk(Model model, LossPtr loss, DatasetPtr data, RiskOptions options) {
+  CURVATURE_CHECK(loss && data, OptionError, "EmpiricalRisk: loss and data must not be null");
+  CURVATURE_CHECK(std::isfinite(options.weight_decay) && options.weight_decay >= 0, OptionError,
+                  "EmpiricalRisk: weight_decay must be finite and not negative; got {}",
+                  options.weight_decay);
+  auto state = std::make_shared<State>(State{std::move(model),
+                                             std::move(loss),
+                                             std::move(data),
+                                             std::move(options),
+                                             nullptr,
+                                             {},
+                                             {},
+                                             {},
+                                             {},
+                                             {}});
+  state->reducer =
+      state->options.reducer ? state->options.reducer : std::make_shared<const InProcessReducer>();
+  state->select(state->options.parameters);
+  for (size_t i = 0; i < state->parameters.size(); ++i) {
+    CURVATURE_CHECK(at::isfinite(state->parameters[i].detach()).all().item<bool>(), ModelError,
+                    "EmpiricalRisk: parameter '{}' contains NaN or infinity",
+                    state->space.entries()[i].name);
+  }
+  state_ = state;
+
+  // Run the model on a few examples.
+  const Batch first = to_device(state->data->batch(0), state->parameters.front().device());
+  check_batch(first, 0);
+  TensorList few;
+  for (const at::Tensor& input : first.inputs) {
+    few.push_back(input.narrow(0, 0, std::min(first.size(), kExamplesTried)));
+  }
+  const at::AutoGradMode with_gradients(true);
+  const at::Tensor output = detail::checked_output(state->model, few);
+  state->output_shape = output.sizes().slice(1).vec();
+  const int64_t num_classes = state->loss->rows(output.detach()).size(1);
+  TensorList gradients(state->parameters.size());
+  if (output.requires_grad()) {
+    gradients = torch::autograd::grad({output.sum()}, state->parameters, {}, /*retain_graph=*/false,
+                                      /*create_graph=*/false, /*allow_unused=*/true);
+  }
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    if (!gradients[i].defined()) state->unused.push_back(state->space.entries()[i].name);
+  }
+
+  const at::Tensor few_targets = first.targets.narrow(0, 0, output.size(0));
+  state->loss->check_targets(few_targets, num_classes, output.scalar_type());
+  state->loss->terms(output.detach(), few_targets);  // throws if the shapes do not fit
+
+  // Check and count the data.
+  double normalizer = 0;
+  const bool is_mean = state->options.reduction == Reduction::kMean;
+  for (int64_t index = 0; index < state->data->num_batches(); ++index) {
+    const Batch batch = state->data->batch(index);
+    check_batch(batch, index);
+    state->loss->check_targets(batch.targets, num_classes, output.scalar_type());
+    const at::Tensor per_example = state->loss->normalizers(batch.targets);
+    const at::Tensor weights = batch.weights.defined() ? batch.weights.to(at::kCPU, at::kDouble)
+                                                       : at::full_like(per_example, 1);
+    state->first_examples.push_back(state->options.first_example + state->num_examples);
+    state->num_examples += batch.size();
+    state->total_weight += weights.sum().item<double>();
+    normalizer += (weights * per_example).sum().item<double>();
+  }
+  TensorList totals = {at::tensor(
+      {static_cast<double>(state->num_examples), state->total_weight, normalizer}, at::kDouble)};
+  state->reducer->sum(totals);
+  state->num_examples = static_cast<int64_t>(totals[0][0].item<double>());
+  state->total_weight = totals[0][1].item<double>();
+  normalizer = totals[0][2].item<double>();
+  CURVATURE_CHECK(normalizer > 0, DataError,
+                  "EmpiricalRisk: no loss term counts; all weights are zero or all labels ignored");
+  state->scale = is_mean ? 1 / normalizer : 1;
+}
+
+const Space& EmpiricalRisk::space() const { return state_->space; }
+const TensorList& EmpiricalRisk::parameters() const { return state_->parameters; }
+const Model& EmpiricalRisk::model() const { return state_->model; }
+const Loss& EmpiricalRisk::loss_function() const { return *state_->loss; }
+const Dataset& EmpiricalRisk::data() const { return *state_->data; }
+const RiskOptions& EmpiricalRisk::options() const { return state_->options; }
+const Reducer& EmpiricalRisk::reducer() const { return *state_->reducer; }
+int64_t EmpiricalRisk::num_examples() const { return state_->num_examples; }
+double EmpiricalRisk::total_weight() const { return state_->total_weight; }
+double EmpiricalRisk::scale() const { return state_->scale; }
+const Shape& EmpiricalRisk::output_shape() const { return state_->output_shape; }
+const std::vector<std::string>& EmpiricalRisk::unused_parameters() const { return state_->unused; }
+
+double EmpiricalRisk::loss(const Observer& observer) const {
+  const at::NoGradGuard no_grad;
+  const int64_t num_batches = data().num_batches();
+  double total = 0;
+  for (int64_t index = 0; index < num_batches; ++index) {
+    const BatchRisk view = on(index);
+    total += view.objective(view.predict()).item<double>();
+    if (observer) observer({"loss", index + 1, num_batches});
+  }
+  TensorList sums = {at::scalar_tensor(total, at::kDouble)};
+  reducer().sum(sums);
+  double result = sums[0].item<double>();
+  if (options().weight_decay > 0) {
+    for (const at::Tensor& parameter : parameters()) {
+      result += options().weight_decay / 2 * parameter.square().sum(at::kDouble).item<double>();
+    }
+  }
+  CURVATURE_CHECK(std::isfinite(result), NumericalError, "EmpiricalRisk: the loss is not finite");
+  return result;
+}
+
+TensorList EmpiricalRisk::gradient(const Observer& observer) const {
+  const int64_t num_batches = data().num_batches();
+  TensorList total;
+  for (const at::Tensor& parameter : parameters()) {
+    total.push_back(at::zeros_like(parameter.detach()));
+  }
+  for (int64_t index = 0; index < num_batches; ++index) {
+    const at::AutoGradMode with_gradients(true);
+    const BatchRisk view = on(index);
+    const at::Tensor objective = view.objective(view.predict());
+    if (objective.requires_grad()) {
+      const TensorList part = torch::autograd::grad({objective}, parameters(), {}, false, false,
+                                                    /*allow_unused=*/true);
+      for (size_t i = 0; i < part.size(); ++i) {
+        if (part[i].defined()) total[i].add_(part[i]);
+      }
+    }
+    if (observer) observer({"gradient", index + 1, num_batches});
+  }
+  reducer().sum(total);
+  if (options().weight_decay > 0) {
+    for (size_t i = 0; i < total.size(); ++i) {
+      total[i].add_(parameters()[i].detach(), options().weight_decay);
+    }
+  }
+  for (size_t i = 0; i < total.size(); ++i) {
+    CURVATURE_CHECK(at::isfinite(total[i]).all().item<bool>(), NumericalError,
+                    "EmpiricalRisk: the gradient of '{}' is not finite", space().entries()[i].name);
+  }
+  return total;
+}
+
+BatchRisk EmpiricalRisk::on(int64_t index) const {
+  const auto position = static_cast<size_t>(index);
+  return on(data().batch(index), state_->first_examples.at(position));
+}
+
+BatchRisk EmpiricalRisk::on(Batch batch, int64_t first_example) const {
+  return BatchRisk(*this, to_device(std::move(batch), parameters().front().device()),
+                   first_example);
+}
+
+EmpiricalRisk EmpiricalRisk::with_parameters(const std::vector<std::string>& parameters) const {
+  auto state = std::make_shared<State>(*state_);
+  state->select(parameters);
+  std::erase_if(state->unused, [&](const std::string& name) { return !state->space.find(name); });
+  return EmpiricalRisk(std::move(state));
+}
+
+std::vector<int64_t> EmpiricalRisk::versions() const {
+  std::vector<int64_t> versions;
+  for (const auto* tensors : {&model().parameters(), &model().buffers()}) {
+    for (const NamedTensor& named : *tensors) versions.push_back(named.tensor._version());
+  }
+  return versions;
+}
+
+void EmpiricalRisk::check_versions(const std::vector<int64_t>& expected,
+                                   const std::string& who) const {
+  const std::vector<int64_t> now = versions();
+  const auto changed = std::mismatch(now.begin(), now.end(), expected.begin()).first - now.begin();
+  if (changed == static_cast<std::ptrdiff_t>(now.size())) return;
+  const auto position = static_cast<size_t>(changed);
+  const size_t num_parameters = model().parameters().size();
+  const std::string& name = position < num_parameters
+                                ? model().parameters()[position].name
+                                : model().buffers()[position - num_parameters].name;
+  throw StaleOperatorError(
+      fmt::format("{}: '{}' changed since the operator was built; build it again", who, name));
+}
+
+at::Tensor BatchRisk::predict() const { return risk_->model()(batch_.inputs); }
+
+at::Tensor BatchRisk::objective(const at::Tensor& output) const {
+  const at::Tensor terms = risk_->loss_function().terms(output, batch_.targets);
+  if (!batch_.weights.defined()) return terms.sum() * risk_->scale();
+  return (terms * term_weights(terms.size(0))).sum();
+}
+
+at::Tensor BatchRisk::term_weights(int64_t num_terms) const {
+  const auto options = risk_->parameters().front().options().requires_grad(false);
+  if (!batch_.weights.defined()) return at::scalar_tensor(risk_->scale(), options);
+  return (batch_.weights.to(options.dtype()) * risk_->scale())
+      .repeat_interleave(num_terms / batch_.size());
+}
+
+std::unique_ptr<const LossPoint> BatchRisk::loss_point(const at::Tensor& output) const {
+  return risk_->loss_function().at(output, batch_.targets);
+}
+
+}  // namespace curvature
