@@ -11,7 +11,7 @@ namespace curvature {
 /// distribution.
 struct MonteCarloOptions {
   int64_t samples = 1;  ///< draws per loss term
-  RandomSource random;  ///< the same draws for each product, whatever the batch size
+  RandomSource random{};  ///< the same draws for each product, whatever the batch size
 };
 
 /// Generalised Gauss-Newton matrix k sum_r w_r J_r^T H_r J_r, weight decay included (Schraudolph

@@ -19,10 +19,10 @@ struct MatrixFreeOptions {
   /// Bytes that may be kept between products (the linearisations of batches, first come, first
   /// kept); 0 recomputes always. Empty: `default_memory_budget` of the device. Results agree to
   /// rounding.
-  std::optional<int64_t> memory_budget;
+  std::optional<int64_t> memory_budget{};
   Blocks blocks = Blocks::kFull;
   /// Sees the batches of each product pass by.
-  Observer observer;
+  Observer observer{};
 };
 
 }  // namespace curvature

@@ -23,11 +23,11 @@ struct RiskOptions {
   Reduction reduction = Reduction::kMean;
   /// Names or shell patterns of the parameters to differentiate, in the order wanted (patterns
   /// expand in the model's order); empty: all that require gradients.
-  std::vector<std::string> parameters;
+  std::vector<std::string> parameters{};
   /// Adds weight_decay / 2 times the squared norm of the selected parameters.
   double weight_decay = 0;
   /// Sums over the workers that share the data; null: this process has it all.
-  std::shared_ptr<const Reducer> reducer;
+  std::shared_ptr<const Reducer> reducer{};
   /// Number of this worker's first example, so that workers draw different random numbers.
   int64_t first_example = 0;
 };

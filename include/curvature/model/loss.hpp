@@ -66,10 +66,10 @@ using LossPtr = std::shared_ptr<const Loss>;
 
 struct CrossEntropyOptions {
   int64_t class_axis = -1;     ///< axis of the output that holds the classes
-  at::Tensor class_weights;    ///< `[C]`, undefined means ones
+  at::Tensor class_weights{};    ///< `[C]`, undefined means ones
   double label_smoothing = 0;  ///< in [0, 1]
   std::optional<int64_t>
-      ignore_index;  ///< label whose terms do not count; empty: every label must be a class
+      ignore_index{};  ///< label whose terms do not count; empty: every label must be a class
 };
 /// PyTorch's cross-entropy of logits; targets are class indices (int64, no class axis) or class
 /// probabilities (floating point, the output's shape).
@@ -83,7 +83,7 @@ LossPtr mean_squared_error(MeanSquaredErrorOptions options = {});
 
 struct BinaryCrossEntropyOptions {
   int64_t class_axis = -1;
-  at::Tensor positive_weights;  ///< `[C]` or a scalar: PyTorch's pos_weight; undefined means ones
+  at::Tensor positive_weights{};  ///< `[C]` or a scalar: PyTorch's pos_weight; undefined means ones
 };
 /// PyTorch's BCE with logits; targets in [0, 1].
 LossPtr binary_cross_entropy_with_logits(BinaryCrossEntropyOptions options = {});

@@ -13,9 +13,9 @@ namespace curvature {
 
 struct TorchscriptOptions {
   /// Shell patterns of the parameters to differentiate; empty: those that require gradients.
-  std::vector<std::string> parameters;
+  std::vector<std::string> parameters{};
   /// Casts floating-point parameters and buffers; empty: as stored.
-  std::optional<c10::ScalarType> dtype;
+  std::optional<c10::ScalarType> dtype{};
   c10::Device device = c10::kCPU;
 };
 
