@@ -32,7 +32,8 @@ struct LogDeterminant {
   double log_abs;
 };
 
-/// f applied to eigenvalues: a tensor `[n]` in, a tensor `[n]` out.
+/// f applied to eigenvalues one by one: a tensor `[n]` in, a tensor `[n]` out. Operators may call it for
+/// groups of eigenvalues (block by block, say), so an entry of the result depends on its own entry only.
 using SpectralFunction = std::function<at::Tensor(const at::Tensor& eigenvalues)>;
 
 /// A linear map known by its products. Immutable; const methods may be called concurrently.

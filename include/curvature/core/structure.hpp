@@ -15,7 +15,7 @@ using OperatorPtr = std::shared_ptr<const LinearOperator>;
 /// What an operator is made of, as a value: closed algebra (the sum of two diagonals is a diagonal)
 /// dispatches on it. All tensors refer to the flat view.
 struct NoStructure {};
-/// scale * I; zero and identity included.
+/// scale * I; identity included, and for scale 0 the zero map between any two spaces.
 struct ScaledIdentityStructure {
   double scale;
 };
@@ -47,9 +47,24 @@ struct EigenStructure {
 struct BlockDiagonalStructure {
   std::vector<OperatorPtr> blocks;
 };
+/// c_1 A_1 + ... + c_k A_k + shift * I; k >= 1, and shift 0 unless domain and range are equal.
+struct SumStructure {
+  std::vector<double> coefficients;
+  std::vector<OperatorPtr> terms;
+  double shift = 0;
+};
+/// A_1 A_2 ... A_k, the last applied first; k >= 2.
+struct ProductStructure {
+  std::vector<OperatorPtr> factors;
+};
+/// A^T of an operator that has no closed form for it.
+struct AdjointStructure {
+  OperatorPtr original;
+};
 
 using Structure =
     std::variant<NoStructure, ScaledIdentityStructure, DiagonalStructure, DenseStructure,
-                 LowRankStructure, KroneckerStructure, EigenStructure, BlockDiagonalStructure>;
+                 LowRankStructure, KroneckerStructure, EigenStructure, BlockDiagonalStructure,
+                 SumStructure, ProductStructure, AdjointStructure>;
 
 }  // namespace curvature
