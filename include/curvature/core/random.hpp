@@ -15,7 +15,8 @@ namespace curvature {
 /// on the CPU and then converted.
 class RandomSource {
  public:
-  explicit RandomSource(uint64_t seed = 0) : seed_(seed) {}
+  RandomSource() = default;
+  explicit RandomSource(uint64_t seed) : seed_(seed) {}
 
   uint64_t seed() const noexcept { return seed_; }
   /// Another source whose streams are independent of this one's; `purpose` tells them apart.
@@ -29,7 +30,7 @@ class RandomSource {
   at::Tensor rademacher(uint64_t stream, int64_t count) const;
 
  private:
-  uint64_t seed_;
+  uint64_t seed_ = 0;
 };
 
 /// Distribution of the random vectors of an estimator.
