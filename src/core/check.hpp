@@ -1,6 +1,7 @@
 #pragma once
 
-// The only header that brings in fmt. LibTorch's headers shadow a system fmt, so fmt is used header-only.
+// The only header that brings in fmt. LibTorch's headers shadow a system fmt, so fmt is used
+// header-only.
 #include <fmt/core.h>
 #include <fmt/ranges.h>
 
@@ -9,8 +10,8 @@
 #include <curvature/core/error.hpp>
 
 /// Throws `error` with a formatted message unless `condition` holds.
-#define CURVATURE_CHECK(condition, error, ...)                \
-  do {                                                        \
+#define CURVATURE_CHECK(condition, error, ...)                 \
+  do {                                                         \
     if (!(condition)) throw error(::fmt::format(__VA_ARGS__)); \
   } while (false)
 

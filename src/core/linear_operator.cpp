@@ -24,9 +24,8 @@ void check_dtype_device(const LinearOperator& a, const at::Tensor& x, const char
 bool check_list(const LinearOperator& a, const Space& space, const TensorList& x,
                 const char* verb) {
   const auto& entries = space.entries();
-  CURVATURE_CHECK(x.size() == entries.size(), ShapeError,
-                  "{}: {} expected {} tensors ({}), got {}", a.describe(), verb, entries.size(),
-                  space.describe(), x.size());
+  CURVATURE_CHECK(x.size() == entries.size(), ShapeError, "{}: {} expected {} tensors ({}), got {}",
+                  a.describe(), verb, entries.size(), space.describe(), x.size());
   bool has_columns = false;
   for (size_t i = 0; i < x.size(); ++i) {
     check_dtype_device(a, x[i], verb);
@@ -35,11 +34,11 @@ bool check_list(const LinearOperator& a, const Space& space, const TensorList& x
     const bool extra = sizes.size() == shape.size() + 1;
     const bool fits = (extra || sizes.size() == shape.size()) &&
                       std::equal(shape.begin(), shape.end(), sizes.begin());
-    CURVATURE_CHECK(fits && (i == 0 || (extra == has_columns &&
-                                        (!extra || sizes.back() == x[0].sizes().back()))),
-                    ShapeError, "{}: {} expected {} or the same with a column axis last for '{}', got {}",
-                    a.describe(), verb, detail::to_string(shape), entries[i].name,
-                    detail::to_string(sizes));
+    CURVATURE_CHECK(
+        fits &&
+            (i == 0 || (extra == has_columns && (!extra || sizes.back() == x[0].sizes().back()))),
+        ShapeError, "{}: {} expected {} or the same with a column axis last for '{}', got {}",
+        a.describe(), verb, detail::to_string(shape), entries[i].name, detail::to_string(sizes));
     has_columns = extra;
   }
   return has_columns;
@@ -117,9 +116,8 @@ OperatorPtr LinearOperator::square_root_factor() const {
   return function([this](const at::Tensor& eigenvalues) {
     // Rounding leaves tiny negative eigenvalues in a semidefinite matrix; true ones are an error.
     const double largest = eigenvalues.numel() == 0 ? 0.0 : eigenvalues.abs().max().item<double>();
-    const double tolerance =
-        static_cast<double>(eigenvalues.numel()) * largest *
-        (eigenvalues.scalar_type() == at::kDouble ? 1e-15 : 1e-6);
+    const double tolerance = static_cast<double>(eigenvalues.numel()) * largest *
+                             (eigenvalues.scalar_type() == at::kDouble ? 1e-15 : 1e-6);
     CURVATURE_CHECK(eigenvalues.ge(-tolerance).all().item<bool>(), NumericalError,
                     "{}: square root of an operator that is not positive semidefinite; "
                     "smallest eigenvalue {}",

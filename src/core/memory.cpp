@@ -53,9 +53,8 @@ class AllocationMeter final : public c10::MemoryReportingInfoBase {
 
 int64_t available_memory(const c10::Device& device) {
   if (device.is_cpu()) return available_host_memory();
-  const auto [free, total] =
-      at::getDeviceAllocator(device.type())->getMemoryInfo(std::max<c10::DeviceIndex>(
-          device.index(), 0));
+  const auto [free, total] = at::getDeviceAllocator(device.type())
+                                 ->getMemoryInfo(std::max<c10::DeviceIndex>(device.index(), 0));
   return static_cast<int64_t>(std::min(free, total));
 }
 

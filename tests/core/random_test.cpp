@@ -25,8 +25,8 @@ BOOST_AUTO_TEST_CASE(a_longer_draw_begins_with_the_shorter_one) {
   BOOST_TEST(source.rademacher(0, 70).narrow(0, 0, 33).equal(source.rademacher(0, 33)));
 }
 
-// With n draws the mean of a variable of variance s^2 lies within 5 s / sqrt(n) of its expectation but for
-// one seed in 1.7 million.
+// With n draws the mean of a variable of variance s^2 lies within 5 s / sqrt(n) of its expectation
+// but for one seed in 1.7 million.
 void check_mean(const at::Tensor& values, double expected, double variance) {
   const double bound = 5 * std::sqrt(variance / static_cast<double>(values.numel()));
   BOOST_TEST(std::abs(values.mean().item<double>() - expected) <= bound);

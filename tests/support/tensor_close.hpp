@@ -10,8 +10,9 @@ struct Tolerance {
   double absolute = 1e-14;
 };
 
-/// Whether |actual - expected| <= absolute + relative |expected| in the Euclidean norm, shapes and dtypes
-/// being equal and everything finite; for `BOOST_TEST(close(a, b))`. On failure says where they differ most.
+/// Whether |actual - expected| <= absolute + relative |expected| in the Euclidean norm, shapes and
+/// dtypes being equal and everything finite; for `BOOST_TEST(close(a, b))`. On failure says where
+/// they differ most.
 boost::test_tools::assertion_result close(const at::Tensor& actual, const at::Tensor& expected,
                                           Tolerance tolerance = {});
 

@@ -8,16 +8,20 @@
 
 namespace curvature {
 
-/// A seeded source of independent random streams (counter-based: Philox 4x32-10, Salmon et al. 2011).
+/// A seeded source of independent random streams (counter-based: Philox 4x32-10, Salmon et al.
+/// 2011).
 ///
-/// A value without state: stream i always holds the same numbers, whoever asks and in whatever order,
-/// so results do not depend on batch size, threads, chunking or device. Numbers are drawn in double
-/// on the CPU and then converted.
+/// A value without state: stream i always holds the same numbers, whoever asks and in whatever
+/// order, so results do not depend on batch size, threads, chunking or device. Numbers are drawn in
+/// double on the CPU and then converted.
 class RandomSource {
  public:
+  /// The source of seed 0.
   RandomSource() = default;
+  /// The source of `seed`: equal seeds, equal numbers.
   explicit RandomSource(uint64_t seed) : seed_(seed) {}
 
+  /// What the source was made from.
   uint64_t seed() const noexcept { return seed_; }
   /// Another source whose streams are independent of this one's; `purpose` tells them apart.
   RandomSource derive(uint64_t purpose) const;

@@ -5,8 +5,8 @@
 namespace curvature {
 
 /// How contributions of several workers are summed: the seam for data spread over many machines.
-/// Each worker holds its own shard of the data, makes the same calls in the same order, and gets the
-/// sum over all workers.
+/// Each worker holds its own shard of the data, makes the same calls in the same order, and gets
+/// the sum over all workers.
 class Reducer {
  public:
   virtual ~Reducer() = default;

@@ -17,38 +17,40 @@ using OperatorPtr = std::shared_ptr<const LinearOperator>;
 struct NoStructure {};
 /// scale * I; zero and identity included.
 struct ScaledIdentityStructure {
-  double scale;
+  double scale;  ///< factor of the identity
 };
 /// diag(d), d `[n]`.
 struct DiagonalStructure {
-  at::Tensor diagonal;
+  at::Tensor diagonal;  ///< d
 };
 /// A, `[m, n]`.
 struct DenseStructure {
-  at::Tensor matrix;
+  at::Tensor matrix;  ///< A
 };
 /// diag(d) + U diag(c) U^T with d `[n]`, U `[n, r]`, c `[r]`.
 struct LowRankStructure {
-  at::Tensor diagonal;
-  at::Tensor factor;
-  at::Tensor coefficients;
+  at::Tensor diagonal;      ///< d
+  at::Tensor factor;        ///< U
+  at::Tensor coefficients;  ///< c
 };
 /// S_1 x ... x S_k (Kronecker), S_i `[m_i, n_i]`.
 struct KroneckerStructure {
-  std::vector<at::Tensor> factors;
+  std::vector<at::Tensor> factors;  ///< S_1, ..., S_k
 };
 /// Q diag(l) Q^T with an orthogonal operator Q and l `[n]`.
 struct EigenStructure {
-  OperatorPtr basis;
-  at::Tensor eigenvalues;
+  OperatorPtr basis;       ///< Q
+  at::Tensor eigenvalues;  ///< l, in no particular order
 };
-/// Blocks down the diagonal; entry i of the space belongs to block `i` if there is one entry per block.
+/// Blocks down the diagonal; entry i of the space belongs to block `i` if there is one entry per
+/// block.
 struct BlockDiagonalStructure {
-  std::vector<OperatorPtr> blocks;
+  std::vector<OperatorPtr> blocks;  ///< from the top left
 };
 
-using Structure = std::variant<NoStructure, ScaledIdentityStructure, DiagonalStructure,
-                               DenseStructure, LowRankStructure, KroneckerStructure,
-                               EigenStructure, BlockDiagonalStructure>;
+/// One of the structures above.
+using Structure =
+    std::variant<NoStructure, ScaledIdentityStructure, DiagonalStructure, DenseStructure,
+                 LowRankStructure, KroneckerStructure, EigenStructure, BlockDiagonalStructure>;
 
 }  // namespace curvature
