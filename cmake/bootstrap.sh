@@ -9,7 +9,7 @@ usage: bash cmake/bootstrap.sh demo|test|build [arguments]
 
   demo   build, then `build/release/curvature demo [arguments]`
   test   build, then `ctest --preset release [arguments]`
-  build  build only: the tool ends up at build/release/curvature
+  build  `cmake --build --preset release [arguments]`; the tool is build/release/curvature
 
 Missing Debian packages are installed (without root: named). LibTorch comes from CMAKE_PREFIX_PATH,
 else from a `torch` >= 2.11 that python3 can import, else from pip, into build/venv.
@@ -17,6 +17,7 @@ else from a `torch` >= 2.11 that python3 can import, else from pip, into build/v
   CURVATURE_TORCH_REQUIREMENT  what pip installs; default: torch==2.13.0
   CURVATURE_PIP_INDEX          package index for pip; default: pip's own, and without a CUDA toolkit
                                also https://download.pytorch.org/whl/cpu
+  CURVATURE_PRESET             another preset of CMakePresets.json; default: release
 END
 }
 
@@ -25,6 +26,7 @@ readonly packages=(
   libeigen3-dev libspectra-dev zlib1g-dev libzip-dev nlohmann-json3-dev libcli11-dev
   libboost-dev libboost-test-dev libbenchmark-dev
   gnuplot-nox dataset-fashion-mnist)
+readonly preset=${CURVATURE_PRESET:-release}
 readonly log=build/bootstrap.log
 readonly venv_python=build/venv/bin/python
 
@@ -170,29 +172,29 @@ build() {
   jobs=$(job_count)
   say "Configuring with LibTorch from $torch_dir"
   local fresh=()
-  if ! grep -qsxF "Torch_DIR:PATH=$torch_dir" build/release/CMakeCache.txt; then
+  if ! grep -qsxF "Torch_DIR:PATH=$torch_dir" build/$preset/CMakeCache.txt; then
     fresh=(--fresh) # what the cache remembers belongs to another LibTorch
   fi
-  quietly "$cmake" "${fresh[@]}" --preset release -D "Torch_DIR:PATH=$torch_dir" \
+  quietly "$cmake" "${fresh[@]}" --preset "$preset" -D "Torch_DIR:PATH=$torch_dir" \
     -D "CMAKE_MAKE_PROGRAM=$ninja" -D "Python3_EXECUTABLE=$PWD/${python#"$PWD/"}"
   say "Building with $jobs jobs"
-  watched "$cmake" --build --preset release --parallel "$jobs"
+  watched "$cmake" --build --preset "$preset" --parallel "$jobs" "$@"
 }
 
 command=${1:-}
 shift || true
 case $command in
-  build) build ;;
+  build) build "$@" ;;
   demo)
     build
-    say "build/release/curvature demo $*"
-    exec build/release/curvature demo "$@"
+    say "build/$preset/curvature demo $*"
+    exec "build/$preset/curvature" demo "$@"
     ;;
   test)
     build
     say "Testing"
     export OMP_NUM_THREADS=1 # tests run side by side
-    exec "$(dirname "$cmake")/ctest" --preset release --parallel "$jobs" "$@"
+    exec "$(dirname "$cmake")/ctest" --preset "$preset" --parallel "$jobs" "$@"
     ;;
   -h | --help | help) usage ;;
   *)
