@@ -1,0 +1,28 @@
+#pragma once
+
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace curvature::cli {
+
+/// How the tool was called; what reports say about their origin.
+struct Invocation {
+  std::string command_line;  ///< as it can be typed again
+};
+
+// One function for each command: adds its options to the tool, and the job it does when chosen.
+// A job throws what the library throws; `tool` must outlive the call, `invocation` the job.
+
+void add_info_command(CLI::App& tool, const Invocation& invocation);
+void add_gradient_command(CLI::App& tool, const Invocation& invocation);
+void add_apply_command(CLI::App& tool, const Invocation& invocation);
+void add_spectrum_command(CLI::App& tool, const Invocation& invocation);
+void add_export_snippet_command(CLI::App& tool);
+void add_completion_command(CLI::App& tool);
+/// Commands that are known by name and not part of this version.
+void add_later_commands(CLI::App& tool);
+
+}  // namespace curvature::cli

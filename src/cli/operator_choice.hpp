@@ -1,0 +1,35 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include <CLI/Error.hpp>
+#include <CLI/Validators.hpp>
+
+#include <curvature/core/linear_operator.hpp>
+#include <curvature/core/progress.hpp>
+#include <curvature/model/empirical_risk.hpp>
+
+#include "cli/options.hpp"
+
+namespace curvature::cli {
+
+/// Names of the operators that `--operator` knows.
+std::vector<std::string> operator_names();
+/// Checks a value of `--operator`.
+CLI::Validator operator_name();
+
+/// Checks what options say together, before anything is loaded.
+/// @throws OptionError if two of them contradict each other
+void check_operator_options(const OperatorOptions& options);
+
+/// The operator that the options name, with damping. `observer` sees the batches of a product, or
+/// the computation of a diagonal.
+OperatorPtr make_operator(const EmpiricalRisk& risk, const OperatorOptions& options,
+                          const ProblemOptions& problem, const Observer& observer);
+
+/// Products that it takes to build the operator for `size` parameters: an exact Hessian diagonal is
+/// not for free.
+int64_t products_to_build(const OperatorOptions& options, int64_t size);
+
+}  // namespace curvature::cli
