@@ -1,9 +1,11 @@
-# Everything curvature is built from. GLOBAL makes the imported targets visible to a parent project.
+# Everything curvature is built from. A static library passes its dependencies on to whoever links
+# it, so the imported targets must be visible to a parent project.
+set(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL ON)
 
 # Torch's own scripts warn about parts we do not use (kineto, MKL); nothing here can act on that.
 set(curvature_message_level "${CMAKE_MESSAGE_LOG_LEVEL}")
 set(CMAKE_MESSAGE_LOG_LEVEL ERROR)
-find_package(Torch 2.11 REQUIRED GLOBAL)
+find_package(Torch 2.11 REQUIRED)
 set(CMAKE_MESSAGE_LOG_LEVEL "${curvature_message_level}")
 
 find_package(Eigen3 3.4 REQUIRED NO_MODULE)
@@ -18,3 +20,4 @@ mark_as_advanced(CURVATURE_SPECTRA_INCLUDE_DIR CURVATURE_LIBZIP_INCLUDE_DIR
 if(CURVATURE_BUILD_TOOL)
   find_package(CLI11 2.1 REQUIRED)
 endif()
+unset(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL)

@@ -19,17 +19,17 @@ enum class Symmetry { kGeneral, kSymmetric, kPositiveSemidefinite, kPositiveDefi
 
 /// What an operator is, before it is applied.
 struct OperatorSpec {
-  Space domain;
-  Space range;
-  at::ScalarType dtype = at::kDouble;
-  at::Device device = at::kCPU;
-  Symmetry symmetry = Symmetry::kGeneral;
+  Space domain;                            ///< of the operand
+  Space range;                             ///< of the product
+  at::ScalarType dtype = at::kDouble;      ///< of operand and product
+  at::Device device = at::kCPU;            ///< of operand and product
+  Symmetry symmetry = Symmetry::kGeneral;  ///< the strongest that is known
 };
 
 /// The determinant of an operator as sign * exp(log_abs); a zero determinant has sign 0.
 struct LogDeterminant {
-  double sign;
-  double log_abs;
+  double sign;     ///< -1, 0 or 1
+  double log_abs;  ///< logarithm of the absolute value
 };
 
 /// f applied to eigenvalues one by one: a tensor `[n]` in, a tensor `[n]` out. Operators may call it for
@@ -43,14 +43,19 @@ using SpectralFunction = std::function<at::Tensor(const at::Tensor& eigenvalues)
 /// operands and converts between the two forms.
 class LinearOperator {
  public:
+  /// @throws ShapeError if a symmetric operator has unequal domain and range
   explicit LinearOperator(OperatorSpec spec);
   virtual ~LinearOperator();
   LinearOperator(const LinearOperator&) = delete;
   LinearOperator& operator=(const LinearOperator&) = delete;
 
+  /// What the operator is.
   const OperatorSpec& spec() const noexcept { return spec_; }
+  /// Dimension of the range.
   int64_t rows() const noexcept { return spec_.range.size(); }
+  /// Dimension of the domain.
   int64_t cols() const noexcept { return spec_.domain.size(); }
+  /// Whether the operator is known to equal its adjoint.
   bool is_symmetric() const noexcept { return spec_.symmetry != Symmetry::kGeneral; }
 
   /// A x for a list of tensors, each `[shape...]` or each `[shape..., K]` (K columns at once).
@@ -66,6 +71,7 @@ class LinearOperator {
 
   /// The operator as a formula, for messages: `(Hessian(n=1210) + 0.1 I)`.
   virtual std::string describe() const = 0;
+  /// What the operator is made of, for closed algebra.
   virtual Structure structure() const { return NoStructure{}; }
 
   // Closed forms. "Not in closed form" (an empty answer) is the default; solvers and estimators
@@ -73,8 +79,11 @@ class LinearOperator {
 
   /// Diagonal of a square operator in the flat view, `[n]`.
   virtual std::optional<at::Tensor> diagonal() const { return std::nullopt; }
+  /// Sum of the diagonal of a square operator.
   virtual std::optional<double> trace() const { return std::nullopt; }
+  /// Determinant of a square operator.
   virtual std::optional<LogDeterminant> log_determinant() const { return std::nullopt; }
+  /// Square root of the sum of the squared entries.
   virtual std::optional<double> frobenius_norm() const { return std::nullopt; }
   /// All eigenvalues `[n]`, in no particular order. Symmetric operators only.
   virtual std::optional<at::Tensor> eigenvalues() const { return std::nullopt; }
@@ -94,6 +103,7 @@ class LinearOperator {
   virtual TensorList apply_adjoint_impl(const TensorList& y) const;
   /// A x for `[n, K]`; the default splits, calls `apply_impl` and joins.
   virtual at::Tensor apply_flat_impl(const at::Tensor& x) const;
+  /// A^T y for `[m, K]`; the default splits, calls `apply_adjoint_impl` and joins.
   virtual at::Tensor apply_adjoint_flat_impl(const at::Tensor& y) const;
 
  private:
@@ -107,6 +117,7 @@ class FlatOperator : public LinearOperator {
 
  protected:
   at::Tensor apply_flat_impl(const at::Tensor& x) const override = 0;
+  /// A^T y for `[m, K]`; the default serves symmetric operators.
   at::Tensor apply_adjoint_flat_impl(const at::Tensor& y) const override;
   TensorList apply_impl(const TensorList& x) const final;
   TensorList apply_adjoint_impl(const TensorList& y) const final;

@@ -23,9 +23,10 @@ class MemoryBudget {
 
   /// Takes `bytes` if they fit, and says whether they did.
   bool reserve(int64_t bytes) noexcept;
+  /// Gives back what `reserve` took.
   void release(int64_t bytes) noexcept;
-  int64_t total() const noexcept { return total_; }
-  int64_t used() const noexcept { return used_.load(); }
+  int64_t total() const noexcept { return total_; }       ///< bytes there are
+  int64_t used() const noexcept { return used_.load(); }  ///< bytes taken
 
  private:
   int64_t total_;

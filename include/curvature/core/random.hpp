@@ -16,9 +16,12 @@ namespace curvature {
 /// double on the CPU and then converted.
 class RandomSource {
  public:
+  /// The source of seed 0.
   RandomSource() = default;
+  /// The source of `seed`: equal seeds, equal numbers.
   explicit RandomSource(uint64_t seed) : seed_(seed) {}
 
+  /// What the source was made from.
   uint64_t seed() const noexcept { return seed_; }
   /// Another source whose streams are independent of this one's; `purpose` tells them apart.
   RandomSource derive(uint64_t purpose) const;

@@ -4,19 +4,22 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 namespace curvature {
 
+/// An element of a space: one tensor per entry.
 using TensorList = std::vector<at::Tensor>;
+/// Extents, outermost first.
 using Shape = std::vector<int64_t>;
 
 /// One named shape of a space, and where it lies in the flat view.
 struct SpaceEntry {
-  std::string name;
-  Shape shape;
+  std::string name;    ///< unique in its space
+  Shape shape;         ///< without the axis of columns
   int64_t offset = 0;  ///< first row of the flat view
   int64_t size = 0;    ///< number of rows
 };
@@ -27,14 +30,18 @@ struct SpaceEntry {
 /// layout is a space whose names are the parameters' names; `Space::flat(n)` has one shape `[n]`.
 class Space {
  public:
+  /// The space of dimension 0.
   Space() = default;
   /// Spaces of names and shapes. @throws OptionError for a negative extent or a repeated name.
   explicit Space(std::vector<std::pair<std::string, Shape>> named_shapes);
   /// The space of plain vectors of length `n`.
   static Space flat(int64_t n);
 
+  /// Dimension: the number of rows of the flat view.
   int64_t size() const noexcept { return size_; }
+  /// The named shapes in order.
   const std::vector<SpaceEntry>& entries() const noexcept { return entries_; }
+  /// Whether this is a space of plain vectors, as `flat` makes it.
   bool is_flat() const noexcept;
   /// Position of the entry called `name`.
   std::optional<size_t> find(std::string_view name) const;
