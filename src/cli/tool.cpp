@@ -5,13 +5,14 @@
 #include <iostream>
 #include <new>
 
-#include <CLI/App.hpp>
-#include <CLI/Config.hpp>
-#include <CLI/Formatter.hpp>
 #include <c10/util/Exception.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/jit/runtime/print_handler.h>
 #include <torch/version.h>
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
 
 #include <curvature/version.hpp>
 
@@ -29,9 +30,10 @@ constexpr int kWrongCommandLine = 2;
 /// `word` as a shell would need it.
 std::string shell_quoted(const std::string& word) {
   const std::string plain = "-_./:=,+@%^";
-  const bool is_plain = !word.empty() && std::all_of(word.begin(), word.end(), [&](unsigned char c) {
-    return std::isalnum(c) != 0 || plain.find(static_cast<char>(c)) != std::string::npos;
-  });
+  const bool is_plain =
+      !word.empty() && std::all_of(word.begin(), word.end(), [&](unsigned char c) {
+        return std::isalnum(c) != 0 || plain.find(static_cast<char>(c)) != std::string::npos;
+      });
   if (is_plain) return word;
   std::string quoted = "'";
   for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
@@ -134,9 +136,10 @@ int run_tool(int argc, const char* const* argv) {
   } catch (const Error& error) {
     return fail(error.what(), kJobFailed);
   } catch (const std::bad_alloc&) {
-    return fail("out of memory; expected more free memory, got none; try a smaller --batch-size or "
-                "--memory-budget 0",
-                kJobFailed);
+    return fail(
+        "out of memory; expected more free memory, got none; try a smaller --batch-size or "
+        "--memory-budget 0",
+        kJobFailed);
   } catch (const std::exception& error) {
     return fail(detail::one_line_reason(error), kJobFailed);
   }
