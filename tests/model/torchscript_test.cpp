@@ -30,8 +30,10 @@ struct TemporaryFile {
 torch::jit::Module scripted(const std::string& forward, bool training = false) {
   torch::jit::Module module("Net");
   const RandomSource random(4);
-  module.register_parameter("hidden", random.normal(0, 4, 3).to(at::kFloat), false);
-  module.register_parameter("output", random.normal(9, 2, 4).to(at::kFloat), false);
+  module.register_parameter("hidden", random.normal(0, 4, 3).to(at::kFloat).requires_grad_(),
+                            false);
+  module.register_parameter("output", random.normal(9, 2, 4).to(at::kFloat).requires_grad_(),
+                            false);
   module.register_attribute("training", c10::BoolType::get(), training);
   module.define(forward);
   return module;
@@ -80,7 +82,7 @@ BOOST_AUTO_TEST_CASE(parameters_are_selected_by_pattern_and_keep_their_order) {
 BOOST_AUTO_TEST_CASE(tied_parameters_are_one_after_loading) {
   const TemporaryFile file("tied.pt");
   torch::jit::Module module("Net");
-  const at::Tensor w = RandomSource(4).normal(0, 3, 3).to(at::kFloat);
+  const at::Tensor w = RandomSource(4).normal(0, 3, 3).to(at::kFloat).requires_grad_();
   module.register_parameter("first", w, false);
   module.register_parameter("second", w, false);
   module.define(R"(
@@ -91,7 +93,7 @@ def forward(self, x):
   const Model model = load_torchscript(file.path);
   const EmpiricalRisk risk(model, mean_squared_error(),
                            tensor_dataset({at::ones({2, 3})}, at::zeros({2, 3}), 2));
-  const at::Tensor p = w.clone().requires_grad_();
+  const at::Tensor p = w.detach().clone().requires_grad_();
   const at::Tensor loss = at::ones({2, 3}).matmul(p).tanh().matmul(p).square().mean();
 
   BOOST_TEST(risk.space().size() == 9);
