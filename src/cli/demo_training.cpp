@@ -54,7 +54,7 @@ TrainingRecords train(const torch::jit::Module& network, const DemoData& data,
   at::Tensor order;
   for (int64_t step = 0; step <= num_steps; ++step) {
     if (observer) observer({"Training", step, num_steps});
-    if (step == due(static_cast<int64_t>(records.steps.size()), options.num_records, num_steps))
+    if (step >= due(static_cast<int64_t>(records.steps.size()), options.num_records, num_steps))
       record(step, risk, options.lanczos_steps, random, records);
     if (step == num_steps) break;
 

@@ -17,8 +17,7 @@ struct TrainingOptions {
   int64_t batch_size = 100;
   double learning_rate = 0.05;
   double momentum = 0.9;
-  /// How often the risk is looked at, start and end included; at least 2, and few enough that no
-  /// two records fall on one step.
+  /// How often the risk is looked at, start and end included: at least 2, at most one for a step.
   int64_t num_records = 30;
   int64_t lanczos_steps = 15;  ///< for the top eigenvalue at each record
 };
