@@ -4,6 +4,8 @@
 #include <fstream>
 #include <sstream>
 
+#include <curvature/core/error.hpp>
+
 #include "cli/fixture.hpp"
 #include "cli/gnuplot.hpp"
 #include "cli/plot.hpp"
