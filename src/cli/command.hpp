@@ -10,6 +10,7 @@ namespace curvature::cli {
 
 /// How the tool was called; what reports say about their origin.
 struct Invocation {
+  std::string program;       ///< the name it was called by
   std::string command_line;  ///< as it can be typed again
 };
 
@@ -20,6 +21,7 @@ void add_info_command(CLI::App& tool, const Invocation& invocation);
 void add_gradient_command(CLI::App& tool, const Invocation& invocation);
 void add_apply_command(CLI::App& tool, const Invocation& invocation);
 void add_spectrum_command(CLI::App& tool, const Invocation& invocation);
+void add_demo_command(CLI::App& tool, const Invocation& invocation);
 void add_export_snippet_command(CLI::App& tool);
 void add_completion_command(CLI::App& tool);
 /// Commands that are known by name and not part of this version.

@@ -28,22 +28,23 @@ class SymmetricLogAxis {
 
   double operator()(double x) const { return std::asinh(x / width_); }
 
-  /// `set xtics` with powers of ten of both signs between `lowest` and `highest`.
+  /// `set xtics` between `lowest` and `highest`: 0, and 1, 2 and 5 times powers of ten of both
+  /// signs (powers alone where there are many), as far as there is room near 0.
   std::string tics(double lowest, double highest) const {
-    std::string result = "'0' 0";
-    const int first = static_cast<int>(std::ceil(std::log10(width_)));
+    constexpr double kRoom = 0.4, kManyTics = 12;
+    const bool powers_only = (*this)(highest) - (*this)(lowest) > kManyTics;
+    const int first = static_cast<int>(std::floor(std::log10(width_)));
     const int last = static_cast<int>(std::floor(std::log10(std::max(-lowest, highest))));
+    std::string result = "'0' 0";
     for (int exponent = first; exponent <= last; ++exponent) {
-      for (const double sign : {-1.0, 1.0}) {
-        const double tic = sign * std::pow(10.0, exponent);
-        if (lowest <= tic && tic <= highest) {
-          result += fmt::format(", '{:g}' {}", tic, (*this)(tic));
-        }
-        for (int digit = 2; digit <= 9; ++digit) {
-          if (digit * tic < lowest || digit * tic > highest) continue;
-          result += digit == 2 || digit == 5
-                        ? fmt::format(", '{:g}' {}", digit * tic, (*this)(digit * tic))
-                        : fmt::format(", '' {} 1", (*this)(digit * tic));
+      for (const int digit : {1, 2, 3, 4, 5, 6, 7, 8, 9}) {
+        const double size = digit * std::pow(10.0, exponent);
+        const bool round = digit == 1 || (!powers_only && (digit == 2 || digit == 5));
+        const bool labelled = round && size >= kRoom * width_;
+        for (const double x : {-size, size}) {
+          if (x < lowest || x > highest) continue;
+          result += labelled ? fmt::format(", '{:g}' {}", x, (*this)(x))
+                             : fmt::format(", '' {} 1", (*this)(x));
         }
       }
     }
@@ -141,9 +142,9 @@ void plot_densities(const std::string& path, const std::string& title,
     std::string marks;
     for (const double x : curve.eigenvalues) marks += point(axis(x), row);
     script += data_block(fmt::format("marks{}", i), marks);
-    plots +=
-        fmt::format(", $marks{} with points pointtype 9 pointsize 0.7 linecolor rgb '{}' title {}",
-                    i, colour(i), quoted(fmt::format("{} eigenvalues", curve.eigenvalues.size())));
+    plots += fmt::format(
+        ", $marks{} with points pointtype 9 pointsize 0.7 linecolor rgb '{}' title {}", i,
+        colour(i), quoted(fmt::format("{} extreme eigenvalues", curve.eigenvalues.size())));
   }
   script += fmt::format(
       "set title {}\nset xlabel 'eigenvalue (linear around 0, logarithmic beyond)'\n"

@@ -1,5 +1,7 @@
 #include "cli/report.hpp"
 
+#include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <iostream>
 
@@ -104,6 +106,18 @@ std::string format_bytes(int64_t bytes) {
 
 std::string count_of(int64_t count, const std::string& noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
+std::string shell_quoted(const std::string& word) {
+  const std::string plain = "-_./:=,+@%^";
+  const bool is_plain =
+      !word.empty() && std::all_of(word.begin(), word.end(), [&](unsigned char c) {
+        return std::isalnum(c) != 0 || plain.find(static_cast<char>(c)) != std::string::npos;
+      });
+  if (is_plain) return word;
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
 }
 
 }  // namespace curvature::cli

@@ -47,6 +47,9 @@ std::string format_bytes(int64_t bytes);
 /// `1 product`, `3 products`
 std::string count_of(int64_t count, const std::string& noun);
 
+/// `word` as a shell would need it.
+std::string shell_quoted(const std::string& word);
+
 /// Seconds since it was made.
 class Stopwatch {
  public:

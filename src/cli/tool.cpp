@@ -11,12 +11,12 @@
 #include <torch/version.h>
 
 #include <CLI/App.hpp>
-#include <CLI/Config.hpp>
-#include <CLI/Formatter.hpp>
 
 #include <curvature/version.hpp>
 
 #include "cli/command.hpp"
+#include "cli/help_formatter.hpp"
+#include "cli/report.hpp"
 #include "cli/validators.hpp"
 #include "core/check.hpp"
 #include "core/translate.hpp"
@@ -26,19 +26,6 @@ namespace {
 
 constexpr int kJobFailed = 1;
 constexpr int kWrongCommandLine = 2;
-
-/// `word` as a shell would need it.
-std::string shell_quoted(const std::string& word) {
-  const std::string plain = "-_./:=,+@%^";
-  const bool is_plain =
-      !word.empty() && std::all_of(word.begin(), word.end(), [&](unsigned char c) {
-        return std::isalnum(c) != 0 || plain.find(static_cast<char>(c)) != std::string::npos;
-      });
-  if (is_plain) return word;
-  std::string quoted = "'";
-  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return quoted + "'";
-}
 
 std::string command_line_of(int argc, const char* const* argv) {
   std::string line = "curvature";
@@ -101,12 +88,15 @@ void add_commands(CLI::App& tool, const Invocation& invocation) {
       "--version", fmt::format("curvature {} (LibTorch {})", CURVATURE_VERSION, TORCH_VERSION));
   // As with other tools, the last of a repeated option counts.
   tool.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  tool.get_formatter()->column_width(36);
+  const auto formatter = std::make_shared<HelpFormatter>();
+  formatter->column_width(36);
+  tool.formatter(formatter);
   add_info_command(tool, invocation);
   add_gradient_command(tool, invocation);
   add_apply_command(tool, invocation);
   add_spectrum_command(tool, invocation);
   add_later_commands(tool);
+  add_demo_command(tool, invocation);
   add_export_snippet_command(tool);
   add_completion_command(tool);
 }
@@ -120,7 +110,7 @@ void parse_and_run(CLI::App& tool, int argc, const char* const* argv) {
 }  // namespace
 
 int run_tool(int argc, const char* const* argv) {
-  const Invocation invocation{command_line_of(argc, argv)};
+  const Invocation invocation{argc > 0 ? argv[0] : "curvature", command_line_of(argc, argv)};
   CLI::App tool("Curvature matrices of neural networks as linear operators.", "curvature");
   try {
     silence_torch();
