@@ -72,7 +72,8 @@ void add_apply_command(CLI::App& tool, const Invocation& invocation) {
   auto options = std::make_shared<ApplyOptions>();
   add_problem_options(*command, options->problem);
   add_operator_options(*command, options->choice);
-  command->add_option("--vectors", options->vectors, "[D] or [D, K], parameters flattened and joined")
+  command
+      ->add_option("--vectors", options->vectors, "[D] or [D, K], parameters flattened and joined")
       ->type_name("FILE")
       ->required();
   add_array_output(*command, "--output", options->output, "the products, shaped like the vectors")

@@ -88,7 +88,8 @@ complete -o default -F _curvature curvature
 
 /// Text between the brackets and colons of zsh's _arguments.
 std::string zsh_escaped(std::string text) {
-  for (const std::string special : {"\\", "[", "]", ":"}) text = replaced(text, special, "\\" + special);
+  for (const std::string special : {"\\", "[", "]", ":"})
+    text = replaced(text, special, "\\" + special);
   return replaced(text, "'", "'\\''");
 }
 
@@ -108,8 +109,8 @@ std::string zsh_word(const Word& word) {
 std::string zsh_completion(const CLI::App& tool) {
   std::vector<std::string> commands, cases;
   for (const CLI::App* command : commands_of(tool)) {
-    commands.push_back(fmt::format("    '{}:{}'", command->get_name(),
-                                   zsh_escaped(command->get_description())));
+    commands.push_back(
+        fmt::format("    '{}:{}'", command->get_name(), zsh_escaped(command->get_description())));
     std::vector<std::string> words;
     for (const Word& word : words_of(*command)) words.push_back(zsh_word(word));
     if (command->get_name() == "completion") words.push_back("        ':shell:(bash zsh)'");

@@ -21,7 +21,8 @@ struct GradientOptions {
 at::Tensor flat_gradient(const EmpiricalRisk& risk) {
   ProgressBar bar;
   TensorList columns;
-  for (const at::Tensor& part : risk.gradient(bar.observer())) columns.push_back(part.unsqueeze(-1));
+  for (const at::Tensor& part : risk.gradient(bar.observer()))
+    columns.push_back(part.unsqueeze(-1));
   return risk.space().join(columns).squeeze(-1);
 }
 

@@ -57,8 +57,7 @@ Json to_json(const EmpiricalRisk& risk, const Facts& facts) {
           {"gradient_norm", facts.gradient_norm}};
 }
 
-std::string to_table(const EmpiricalRisk& risk, const Facts& facts,
-                     const ProblemOptions& options) {
+std::string to_table(const EmpiricalRisk& risk, const Facts& facts, const ProblemOptions& options) {
   const auto& parameters = risk.model().parameters();
   size_t name_width = 4, shape_width = 5;
   for (const auto& [name, tensor] : parameters) {

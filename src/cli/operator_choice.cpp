@@ -82,9 +82,8 @@ void check_operator_options(const OperatorOptions& options) {
 
 OperatorPtr make_operator(const EmpiricalRisk& risk, const OperatorOptions& options,
                           const ProblemOptions& problem, const Observer& observer) {
-  const MatrixFreeOptions matrix_free = {.memory_budget = problem.memory_budget,
-                                         .blocks = blocks_of(options),
-                                         .observer = observer};
+  const MatrixFreeOptions matrix_free = {
+      .memory_budget = problem.memory_budget, .blocks = blocks_of(options), .observer = observer};
   const MonteCarloOptions monte_carlo = {.samples = options.mc_samples.value_or(1),
                                          .random = RandomSource(problem.seed)};
   OperatorPtr made = choice_of(options).make(risk, monte_carlo, matrix_free);

@@ -39,14 +39,14 @@ void add_problem_options(CLI::App& command, ProblemOptions& options) {
       "class indices or probabilities, regression targets, or 0/1 labels")
       ->required();
   add("--batch-size", options.batch_size, "N", "examples per forward pass")
-      ->check(whole_number(1))
+      ->transform(whole_number(1))
       ->capture_default_str();
   add_choice("--loss", options.loss, loss_names(), "PyTorch's losses")->capture_default_str();
   add("--class-axis", options.class_axis, "N", "axis of the output that holds the classes")
-      ->check(whole_number(std::numeric_limits<int64_t>::min()))
+      ->transform(whole_number(std::numeric_limits<int64_t>::min()))
       ->capture_default_str();
   add("--ignore-index", options.ignore_index, "N", "cross-entropy label that does not count")
-      ->check(whole_number(std::numeric_limits<int64_t>::min()));
+      ->transform(whole_number(std::numeric_limits<int64_t>::min()));
   add_choice("--reduction", options.reduction, {"mean", "sum"}, "of the loss terms")
       ->capture_default_str();
   add("--parameters", options.parameters, "GLOB",
@@ -59,14 +59,14 @@ void add_problem_options(CLI::App& command, ProblemOptions& options) {
       ->check(device_name())
       ->capture_default_str();
   add("--threads", options.threads, "N", "threads of LibTorch; its own choice by default")
-      ->check(whole_number(1, 4096));
+      ->transform(whole_number(1, 4096));
   add("--seed", options.seed, "N", "of everything random")
-      ->check(seed_number())
+      ->transform(seed_number())
       ->capture_default_str();
   add("--memory-budget", options.memory_budget, "BYTES",
       "for what is kept between products (4G, 500M, 0 to recompute); "
       "a quarter of the free memory by default")
-      ->check(byte_count());
+      ->transform(byte_count());
   command.add_flag("--dry-run", options.dry_run, "say what would be done; run nothing")
       ->group(kProblem);
   command.add_flag("--json", options.json, "one JSON object on standard output")->group(kProblem);
@@ -80,7 +80,7 @@ void add_operator_options(CLI::App& command, OperatorOptions& options) {
       ->group(kOperator);
   command.add_option("--damping", options.damping, "adds X times the identity")
       ->type_name("X")
-      ->check(real_number())
+      ->transform(real_number())
       ->capture_default_str()
       ->group(kOperator);
   command.add_option("--block-diagonal", options.block_diagonal, "keep these diagonal blocks only")
@@ -89,7 +89,7 @@ void add_operator_options(CLI::App& command, OperatorOptions& options) {
       ->group(kOperator);
   command.add_option("--mc-samples", options.mc_samples, "draws per loss term for ggn-mc [1]")
       ->type_name("M")
-      ->check(whole_number(1))
+      ->transform(whole_number(1))
       ->group(kOperator);
 }
 

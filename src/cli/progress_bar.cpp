@@ -12,8 +12,8 @@ namespace {
 
 using std::chrono::duration;
 
-constexpr duration<double> kSilence(2);      // short jobs need no bar
-constexpr duration<double> kInterval(0.1);   // between two drawings
+constexpr duration<double> kSilence(2);     // short jobs need no bar
+constexpr duration<double> kInterval(0.1);  // between two drawings
 constexpr int kSmallestBar = 4;
 
 int terminal_width() {
@@ -33,13 +33,15 @@ std::string clock_time(double seconds) {
 
 std::string render_progress(const Progress& progress, double seconds, int width) {
   if (progress.total <= 0) {
-    return fmt::format("{}: {}", progress.task, progress.done).substr(0, static_cast<size_t>(width));
+    return fmt::format("{}: {}", progress.task, progress.done)
+        .substr(0, static_cast<size_t>(width));
   }
   const double part =
       std::clamp(static_cast<double>(progress.done) / static_cast<double>(progress.total), 0., 1.);
   const std::string left = part > 0 ? clock_time(seconds * (1 - part) / part) + " left" : "";
   const std::string before = fmt::format("{} [", progress.task);
-  const std::string after = fmt::format("] {:3.0f} %{}{}", 100 * part, left.empty() ? "" : ", ", left);
+  const std::string after =
+      fmt::format("] {:3.0f} %{}{}", 100 * part, left.empty() ? "" : ", ", left);
   const int room = std::max(width - static_cast<int>(before.size() + after.size()), kSmallestBar);
   const int filled = static_cast<int>(part * room);
   std::string bar(static_cast<size_t>(filled), '=');

@@ -110,9 +110,10 @@ std::string count_of(int64_t count, const std::string& noun) {
 
 std::string shell_quoted(const std::string& word) {
   const std::string plain = "-_./:=,+@%^";
-  const bool is_plain = !word.empty() && std::all_of(word.begin(), word.end(), [&](unsigned char c) {
-    return std::isalnum(c) != 0 || plain.find(static_cast<char>(c)) != std::string::npos;
-  });
+  const bool is_plain =
+      !word.empty() && std::all_of(word.begin(), word.end(), [&](unsigned char c) {
+        return std::isalnum(c) != 0 || plain.find(static_cast<char>(c)) != std::string::npos;
+      });
   if (is_plain) return word;
   std::string quoted = "'";
   for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);

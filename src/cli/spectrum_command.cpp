@@ -2,6 +2,7 @@
 #include <optional>
 
 #include <ATen/ops/cat.h>
+
 #include <CLI/App.hpp>
 
 #include <curvature/io/array.hpp>
@@ -62,7 +63,8 @@ Request request_of(const SpectrumOptions& options, int64_t size) {
   const int64_t top = options.bottom ? 0 : std::min(kDefaultTop, size);
   const Request request = {options.top.value_or(top), options.bottom.value_or(0),
                            options.density || !options.plot.empty()};
-  for (const auto& [name, count] : {std::pair("--top", request.top), {"--bottom", request.bottom}}) {
+  for (const auto& [name, count] :
+       {std::pair("--top", request.top), {"--bottom", request.bottom}}) {
     CURVATURE_CHECK(count <= size, OptionError,
                     "{}: more eigenvalues than there are; expected at most {}, got {}", name, size,
                     count);
@@ -86,9 +88,9 @@ Plan plan_of(const SpectrumOptions& options, const Request& request, const Probl
   plan.products = products_to_build(options.choice, size);
   if (pairs > 0) {
     const int64_t subspace = 2 * std::max(request.top, request.bottom) + kExtraVectors;
-    plan.job = fmt::format("{} largest and {} smallest eigenvalues of {}{}", request.top,
-                           request.bottom, options.choice.name,
-                           dense ? ", by a dense eigendecomposition" : "");
+    plan.job =
+        fmt::format("{} largest and {} smallest eigenvalues of {}{}", request.top, request.bottom,
+                    options.choice.name, dense ? ", by a dense eigendecomposition" : "");
     plan.products += (dense ? size : kScaleSteps + subspace) + pairs;
     // Dense: the matrix, its symmetric part, and the eigenvectors.
     plan.memory_bytes = 8 * size * ((dense ? 3 * size : subspace) + pairs);
@@ -239,11 +241,11 @@ void add_spectrum_command(CLI::App& tool, const Invocation& invocation) {
     return command->add_option(name, value, description)->type_name(type)->group(kGroup);
   };
   add("--top", options->top, "K", "largest eigenvalues; 10 unless --bottom is given")
-      ->check(whole_number(0));
-  add("--bottom", options->bottom, "K", "smallest eigenvalues")->check(whole_number(0));
+      ->transform(whole_number(0));
+  add("--bottom", options->bottom, "K", "smallest eigenvalues")->transform(whole_number(0));
   add("--tolerance", options->tolerance, "X",
       "largest residual, relative to the norm; 1e-8, or 1e-5 in float32")
-      ->check(real_number(0));
+      ->transform(real_number(0));
   command
       ->add_flag("--require-convergence", options->require_convergence,
                  "status 1 unless all eigenvalues converged")
@@ -251,11 +253,11 @@ void add_spectrum_command(CLI::App& tool, const Invocation& invocation) {
   CLI::Option* density =
       command->add_flag("--density", options->density, "spectral density")->group(kGroup);
   add("--density-steps", options->density_steps, "M", "Lanczos steps of a probe")
-      ->check(whole_number(1))
+      ->transform(whole_number(1))
       ->needs(density)
       ->capture_default_str();
   add("--density-probes", options->density_probes, "M", "random start vectors")
-      ->check(whole_number(1))
+      ->transform(whole_number(1))
       ->needs(density)
       ->capture_default_str();
   add("--density-scale", options->density_scale, "linear|log",

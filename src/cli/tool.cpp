@@ -5,13 +5,14 @@
 #include <iostream>
 #include <new>
 
-#include <CLI/App.hpp>
-#include <CLI/Config.hpp>
-#include <CLI/Formatter.hpp>
 #include <c10/util/Exception.h>
 #include <c10/util/Logging.h>
 #include <torch/csrc/jit/runtime/print_handler.h>
 #include <torch/version.h>
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
 
 #include <curvature/version.hpp>
 
@@ -124,9 +125,10 @@ int run_tool(int argc, const char* const* argv) {
   } catch (const Error& error) {
     return fail(error.what(), kJobFailed);
   } catch (const std::bad_alloc&) {
-    return fail("out of memory; expected more free memory, got none; try a smaller --batch-size or "
-                "--memory-budget 0",
-                kJobFailed);
+    return fail(
+        "out of memory; expected more free memory, got none; try a smaller --batch-size or "
+        "--memory-budget 0",
+        kJobFailed);
   } catch (const std::exception& error) {
     return fail(detail::one_line_reason(error), kJobFailed);
   }

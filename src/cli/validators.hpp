@@ -10,8 +10,8 @@
 
 namespace curvature::cli {
 
-// Checks of option values. A value is taken as a whole or not at all, and handed on in plain
-// decimal form; messages read "expected X, got 'Y'".
+// Checks of option values, for `CLI::Option::transform`: a value is taken as a whole or not at all,
+// and handed on in plain decimal form. Messages read "expected X, got 'Y'".
 
 CLI::Validator whole_number(int64_t smallest,
                             int64_t largest = std::numeric_limits<int64_t>::max());

@@ -74,7 +74,12 @@ class View final : public LinearOperator {
     return is_symmetric() ? view(original_->function(f), spec().domain, spec().range) : nullptr;
   }
   OperatorPtr inverse() const override {
-    return view(original_->inverse(), spec().range, spec().domain);
+    OperatorPtr inverse = original_->inverse();
+    if (!inverse) return nullptr;
+    OperatorSpec inverse_spec = spec();
+    std::swap(inverse_spec.domain, inverse_spec.range);
+    inverse_spec.symmetry = detail::inverse_symmetry(spec().symmetry);
+    return std::make_shared<View>(std::move(inverse_spec), std::move(inverse));
   }
   OperatorPtr square_root_factor() const override {
     if (!is_symmetric()) return nullptr;

@@ -88,6 +88,7 @@ class ScaledIdentity final : public LinearOperator {
   }
   OperatorPtr function(const SpectralFunction& f) const override {
     if (!is_symmetric()) return nullptr;
+    if (rows() == 0) return scaled_identity(scale_, spec().domain, detail::options_of(*this));
     const double value = f(at::full({1}, scale_, detail::options_of(*this))).item<double>();
     return scaled_identity(value, spec().domain, detail::options_of(*this));
   }
@@ -116,6 +117,11 @@ class ScaledIdentity final : public LinearOperator {
 
   double scale_;
 };
+
+Symmetry scaled_identity_symmetry(double scale, const Space& space) {
+  if (scale > 0 || space.size() == 0) return Symmetry::kPositiveDefinite;
+  return scale == 0 ? Symmetry::kPositiveSemidefinite : Symmetry::kSymmetric;
+}
 
 OperatorSpec spec_from_options(Space domain, Space range, const at::TensorOptions& options,
                                Symmetry symmetry) {
@@ -158,15 +164,13 @@ OperatorPtr identity(Space space, const at::TensorOptions& options) {
 OperatorPtr scaled_identity(double scale, Space space, const at::TensorOptions& options) {
   CURVATURE_CHECK(std::isfinite(scale), OptionError,
                   "scaled_identity: scale must be finite; got {}", scale);
-  const Symmetry symmetry = scale > 0    ? Symmetry::kPositiveDefinite
-                            : scale == 0 ? Symmetry::kPositiveSemidefinite
-                                         : Symmetry::kSymmetric;
-  return std::make_shared<ScaledIdentity>(spec_from_options(space, space, options, symmetry),
-                                          scale);
+  return std::make_shared<ScaledIdentity>(
+      spec_from_options(space, space, options, scaled_identity_symmetry(scale, space)), scale);
 }
 
 OperatorPtr zero(Space domain, Space range, const at::TensorOptions& options) {
-  const Symmetry symmetry = domain == range ? Symmetry::kPositiveSemidefinite : Symmetry::kGeneral;
+  const Symmetry symmetry =
+      domain == range ? scaled_identity_symmetry(0, domain) : Symmetry::kGeneral;
   return std::make_shared<ScaledIdentity>(
       spec_from_options(std::move(domain), std::move(range), options, symmetry), 0);
 }

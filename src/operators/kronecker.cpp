@@ -6,6 +6,7 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/ones.h>
 
+#include <curvature/operators/diagonal.hpp>
 #include <curvature/operators/eigen_decomposed.hpp>
 #include <curvature/operators/kronecker.hpp>
 
@@ -151,6 +152,7 @@ OperatorPtr Kronecker::function(const SpectralFunction& f) const {
 
 OperatorPtr Kronecker::inverse() const {
   if (rows() != cols()) return nullptr;
+  if (rows() == 0) return zero(spec().range, spec().domain, detail::options_of(*this));
   CURVATURE_CHECK(has_square_factors(), NumericalError,
                   "{}: inverse of a singular operator; its factors are not square", describe());
   std::vector<at::Tensor> inverses;

@@ -81,7 +81,7 @@ class LowRankPlusDiagonal final : public FlatOperator {
   }
   int64_t num_zeros() const { return diagonal_.eq(0).sum().item<int64_t>(); }
   bool has_constant_diagonal() const {
-    return rows() > 0 && diagonal_.eq(diagonal_.narrow(0, 0, 1)).all().item<bool>();
+    return rows() == 0 || diagonal_.eq(diagonal_.select(0, 0)).all().item<bool>();
   }
   bool is_nonnegative(const at::Tensor& t) const { return t.ge(0).all().item<bool>(); }
 
@@ -126,10 +126,9 @@ std::optional<at::Tensor> LowRankPlusDiagonal::eigenvalues() const {
 OperatorPtr LowRankPlusDiagonal::function(const SpectralFunction& f) const {
   if (!has_constant_diagonal()) return nullptr;
   const auto eigen = low_rank_eigen(factor_, coefficients_, describe());
-  const at::Tensor shift = diagonal_.narrow(0, 0, 1);
+  const at::Tensor shift = diagonal_.narrow(0, 0, std::min<int64_t>(rows(), 1));
   const at::Tensor values = eigen.values + shift;
-  if (values.size(0) ==
-      rows()) {  // full rank: the shift is no eigenvalue, f may not be defined there
+  if (values.size(0) == rows()) {  // the shift is no eigenvalue, and f may not be defined there
     const at::Tensor mapped = f(values);
     return low_rank_plus_diagonal(at::zeros_like(mapped), eigen.vectors, mapped, spec().domain);
   }

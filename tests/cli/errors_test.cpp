@@ -46,7 +46,8 @@ BOOST_AUTO_TEST_CASE(random_or_batch_dependent_models_are_refused) {
   BOOST_TEST(random.is_error(1, "eval"), random);
 
   ModelSource batch_norm = small_network();
-  batch_norm.buffers = {{"mean", at::zeros({4}, at::kDouble)}, {"variance", at::ones({4}, at::kDouble)}};
+  batch_norm.buffers = {{"mean", at::zeros({4}, at::kDouble)},
+                        {"variance", at::ones({4}, at::kDouble)}};
   batch_norm.forward = R"(forward(self, x):
     hidden = torch.matmul(x, self.hidden.t())
     hidden = torch.batch_norm(hidden, None, None, self.mean, self.variance, True, 0.1, 1e-5, False)
@@ -131,7 +132,8 @@ BOOST_AUTO_TEST_CASE(numbers_are_taken_as_a_whole) {
     BOOST_TEST(outcome.is_error(2, wrong.front()), outcome);
   }
   // Not octal, and the largest seed.
-  const Words right = {"--batch-size", "010", "--seed", "18446744073709551615", "--dry-run", "--json"};
+  const Words right = {"--batch-size",         "010",       "--seed",
+                       "18446744073709551615", "--dry-run", "--json"};
   const Outcome outcome = run_tool(words + right);
   BOOST_TEST_REQUIRE(outcome.status == 0, outcome);
   BOOST_TEST(outcome.json()["num_batches"] == 2);

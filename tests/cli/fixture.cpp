@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fstream>
 #include <sstream>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <torch/csrc/jit/api/module.h>
@@ -11,8 +12,6 @@
 
 #include <curvature/core/random.hpp>
 #include <curvature/io/npy.hpp>
-
-#include <sys/wait.h>
 
 namespace curvature::testing {
 namespace {
@@ -33,7 +32,8 @@ int status_of(pid_t process) {
 }  // namespace
 
 bool Outcome::is_error(int expected_status, const std::string& text) const {
-  const bool one_line = error.starts_with("curvature: error: ") && error.find('\n') == error.size() - 1;
+  const bool one_line =
+      error.starts_with("curvature: error: ") && error.find('\n') == error.size() - 1;
   return status == expected_status && output.empty() && one_line &&
          error.find(text) != std::string::npos;
 }

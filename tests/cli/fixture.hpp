@@ -2,10 +2,9 @@
 
 #include <filesystem>
 #include <string>
+#include <sys/types.h>
 #include <utility>
 #include <vector>
-
-#include <sys/types.h>
 
 #include <ATen/core/Tensor.h>
 

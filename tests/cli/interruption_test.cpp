@@ -1,14 +1,13 @@
 // Progress bars, and jobs that are ended from outside.
-#include <curvature/io/npy.hpp>
-
 #include <chrono>
 #include <csignal>
 #include <fcntl.h>
 #include <pty.h>
+#include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
 
-#include <sys/wait.h>
+#include <curvature/io/npy.hpp>
 
 #include "cli/fixture.hpp"
 #include "cli/progress_bar.hpp"
@@ -25,11 +24,12 @@ Words endless_job(const Scratch& scratch) {
   const ModelSource source = {
       .parameters = {{"w", random_tensor({300, 200}, 1).requires_grad_()}},
       .forward = "forward(self, x):\n    return torch.tanh(torch.matmul(x, self.w.t()))\n"};
-  const Words words = write_problem(scratch, source, random_tensor({256, 200}, 2),
-                                    at::zeros({256}, at::kLong));
+  const Words words =
+      write_problem(scratch, source, random_tensor({256, 200}, 2), at::zeros({256}, at::kLong));
   write_npy(scratch / "v.npy", at::ones({60000}, at::kDouble));
-  return Words{"apply",     "--operator",      "hessian-diagonal", "--vectors",
-               scratch / "v.npy", "--output", scratch / "out.npy"} + words;
+  return Words{"apply",           "--operator", "hessian-diagonal", "--vectors",
+               scratch / "v.npy", "--output",   scratch / "out.npy"} +
+         words;
 }
 
 int wait_for(pid_t process) {
@@ -55,7 +55,8 @@ bool read_until(int descriptor, const std::string& text, std::string& all) {
 BOOST_AUTO_TEST_SUITE(interruption_test)
 
 BOOST_AUTO_TEST_CASE(a_bar_says_task_part_and_time_left) {
-  BOOST_TEST(cli::render_progress({"Steps", 1, 4}, 10, 40) == "Steps [===>          ]  25 %, 0:30 left");
+  BOOST_TEST(cli::render_progress({"Steps", 1, 4}, 10, 40) ==
+             "Steps [===>           ]  25 %, 0:30 left");
   BOOST_TEST(cli::render_progress({"Steps", 4, 4}, 10, 40).size() == 40u);
   BOOST_TEST(cli::render_progress({"Steps", 0, 4}, 0, 30).find("left") == std::string::npos);
   BOOST_TEST(cli::render_progress({"Steps", 9, 4}, 1, 40).find("100 %") != std::string::npos);
@@ -89,9 +90,9 @@ BOOST_AUTO_TEST_CASE(a_kill_during_writing_leaves_the_old_file) {
   const ModelSource source = {
       .parameters = {{"w", at::zeros({size}, at::kDouble).requires_grad_()}},
       .forward = "forward(self, x):\n    return x * self.w.sum()\n"};
-  const Words words = write_problem(scratch, source, random_tensor({4, 1}, 2),
-                                    at::zeros({4, 1}, at::kDouble)) +
-                      Words{"--loss", "mse"};
+  const Words words =
+      write_problem(scratch, source, random_tensor({4, 1}, 2), at::zeros({4, 1}, at::kDouble)) +
+      Words{"--loss", "mse"};
   const std::string folder = scratch / "results", file = folder + "/g.npy";
   std::filesystem::create_directory(folder);
   const at::Tensor old = at::ones({3}, at::kDouble);

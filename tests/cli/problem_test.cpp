@@ -1,4 +1,5 @@
 // What the problem options mean, seen from outside.
+#include <curvature/core/space.hpp>
 #include <curvature/io/npy.hpp>
 
 #include "cli/fixture.hpp"
@@ -40,11 +41,11 @@ BOOST_AUTO_TEST_SUITE(problem_test)
 
 BOOST_AUTO_TEST_CASE(several_inputs_come_in_their_order) {
   const Scratch scratch;
-  const at::Tensor table = leaf({7, 3}, 1), tokens = at::arange(60, at::kLong).remainder(7).reshape({20, 3});
+  const at::Tensor table = leaf({7, 3}, 1),
+                   tokens = at::arange(60, at::kLong).remainder(7).reshape({20, 3});
   const at::Tensor mask = at::arange(60, at::kDouble).remainder(2).reshape({20, 3});
   const Words words = write_problem(
-      scratch,
-      {.parameters = {{"table", table}}, .forward = R"(forward(self, tokens, mask):
+      scratch, {.parameters = {{"table", table}}, .forward = R"(forward(self, tokens, mask):
     return (torch.embedding(self.table, tokens) * mask.unsqueeze(2)).sum(1)
 )"},
       tokens, kLabels);
@@ -52,15 +53,15 @@ BOOST_AUTO_TEST_CASE(several_inputs_come_in_their_order) {
   const at::Tensor actual =
       array_of(scratch, Words{"gradient"} + words + Words{"--inputs", scratch / "mask.npy"});
   const at::Tensor output = (at::embedding(table, tokens) * mask.unsqueeze(2)).sum(1);
-  BOOST_TEST(close(actual, flat_gradient(at::cross_entropy_loss(output, kLabels), {table}), {1e-12, 0}));
+  BOOST_TEST(
+      close(actual, flat_gradient(at::cross_entropy_loss(output, kLabels), {table}), {1e-12, 0}));
 }
 
 BOOST_AUTO_TEST_CASE(tied_weights_count_once_under_their_first_name) {
   const Scratch scratch;
   const at::Tensor w = leaf({3, 3}, 1), x = random_tensor({20, 3}, 2);
   const Words words = write_problem(
-      scratch,
-      {.parameters = {{"first", w}, {"second", w}}, .forward = R"(forward(self, x):
+      scratch, {.parameters = {{"first", w}, {"second", w}}, .forward = R"(forward(self, x):
     return torch.matmul(torch.tanh(torch.matmul(x, self.first)), self.second)
 )"},
       x, kLabels);
@@ -68,8 +69,10 @@ BOOST_AUTO_TEST_CASE(tied_weights_count_once_under_their_first_name) {
   BOOST_TEST(info["num_parameters"] == 9);
   BOOST_TEST(info["parameters"].size() == 1u);
   BOOST_TEST(info["parameters"][0]["name"] == "first");
-  const at::Tensor loss = at::cross_entropy_loss(at::matmul(at::tanh(at::matmul(x, w)), w), kLabels);
-  BOOST_TEST(close(array_of(scratch, Words{"gradient"} + words), flat_gradient(loss, {w}), {1e-12, 0}));
+  const at::Tensor loss =
+      at::cross_entropy_loss(at::matmul(at::tanh(at::matmul(x, w)), w), kLabels);
+  BOOST_TEST(
+      close(array_of(scratch, Words{"gradient"} + words), flat_gradient(loss, {w}), {1e-12, 0}));
 }
 
 BOOST_AUTO_TEST_CASE(unused_and_frozen_parameters_are_named) {
@@ -77,8 +80,7 @@ BOOST_AUTO_TEST_CASE(unused_and_frozen_parameters_are_named) {
   ModelSource source = small_network();
   source.parameters.push_back({"spare", leaf({2}, 5)});
   source.parameters.push_back({"fixed", random_tensor({2}, 6)});
-  const Words words =
-      write_problem(scratch, source, random_tensor({20, 5}, 3), kLabels);
+  const Words words = write_problem(scratch, source, random_tensor({20, 5}, 3), kLabels);
   const nlohmann::json info = run_tool(Words{"info", "--json"} + words).json();
   BOOST_TEST(info["num_parameters"] == 34);
   BOOST_TEST(info["parameters"][1]["treatment"] == "differentiated");
@@ -103,18 +105,20 @@ BOOST_AUTO_TEST_CASE(parameters_are_chosen_by_pattern_and_kept_in_the_models_ord
   };
   BOOST_TEST(close(chosen({"--parameters", "out*"}), all.narrow(0, 20, 12), {1e-13, 0}));
   BOOST_TEST(close(chosen({"--parameters", "output", "--parameters", "hid*"}), all, {1e-13, 0}));
-  BOOST_TEST(run_tool(Words{"info"} + words + Words{"--parameters", "out*", "--parameters", "typo*"})
-                 .is_error(2, "typo*"));
+  BOOST_TEST(
+      run_tool(Words{"info"} + words + Words{"--parameters", "out*", "--parameters", "typo*"})
+          .is_error(2, "typo*"));
 }
 
 BOOST_AUTO_TEST_CASE(classes_may_be_on_axis_one) {
   const Scratch scratch;
   const at::Tensor w = leaf({3, 2}, 1), x = random_tensor({10, 2, 4}, 2);
   const at::Tensor labels = at::arange(40, at::kLong).remainder(3).reshape({10, 4});
-  const Words words = write_problem(
-      scratch,
-      {.parameters = {{"w", w}}, .forward = "forward(self, x):\n    return torch.matmul(self.w, x)\n"},
-      x, labels);
+  const Words words =
+      write_problem(scratch,
+                    {.parameters = {{"w", w}},
+                     .forward = "forward(self, x):\n    return torch.matmul(self.w, x)\n"},
+                    x, labels);
   const at::Tensor actual = array_of(scratch, Words{"gradient", "--class-axis", "1"} + words);
   const at::Tensor loss = at::cross_entropy_loss(at::matmul(w, x), labels);
   BOOST_TEST(close(actual, flat_gradient(loss, {w}), {1e-12, 0}));

@@ -1,9 +1,9 @@
 // What commands print and write besides their arrays.
+#include <fstream>
+
 #include <curvature/io/npy.hpp>
 #include <curvature/io/safetensors.hpp>
 #include <curvature/version.hpp>
-
-#include <fstream>
 
 #include "cli/fixture.hpp"
 
@@ -41,16 +41,16 @@ BOOST_AUTO_TEST_CASE(json_of_each_command) {
   const Scratch scratch;
   const Words words = small_problem(scratch);
   const Json info = json_of(Words{"info"} + words);
-  BOOST_TEST(keys_of(info) == (Words{"command_line", "frozen_parameters", "gradient_norm", "loss",
-                                     "num_data", "num_parameters", "output_shape", "parameters",
-                                     "seed", "version"}),
+  BOOST_TEST(keys_of(info) ==
+                 (Words{"command_line", "frozen_parameters", "gradient_norm", "loss", "num_data",
+                        "num_parameters", "output_shape", "parameters", "seed", "version"}),
              boost::test_tools::per_element());
   const Json gradient = json_of(Words{"gradient", "--output", scratch / "g.npy"} + words);
   BOOST_TEST(gradient["gradient_norm"].get<double>() == info["gradient_norm"].get<double>(),
              boost::test_tools::tolerance(1e-12));
-  const Json apply = json_of(
-      Words{"apply", "--operator", "hessian", "--vectors", scratch / "g.npy", "--output", scratch / "h.npy"} +
-      words);
+  const Json apply = json_of(Words{"apply", "--operator", "hessian", "--vectors", scratch / "g.npy",
+                                   "--output", scratch / "h.npy"} +
+                             words);
   BOOST_TEST(apply["columns"] == 1);
   const Json spectrum = json_of(Words{"spectrum", "--operator", "hessian", "--top", "3", "--bottom",
                                       "2", "--density", "--output", scratch / "s.json"} +
@@ -82,10 +82,13 @@ BOOST_AUTO_TEST_CASE(what_a_spectrum_computes_by_default) {
 BOOST_AUTO_TEST_CASE(eigenvectors_are_top_then_bottom) {
   const Scratch scratch;
   const Words words = Words{"--operator", "hessian"} + small_problem(scratch);
-  const Json report = json_of(Words{"spectrum", "--top", "2", "--bottom", "1", "--vectors-output",
-                                    scratch / "u.npy"} + words);
-  BOOST_TEST_REQUIRE(run_tool(Words{"apply", "--vectors", scratch / "u.npy", "--output",
-                                    scratch / "hu.npy"} + words).status == 0);
+  const Json report = json_of(
+      Words{"spectrum", "--top", "2", "--bottom", "1", "--vectors-output", scratch / "u.npy"} +
+      words);
+  BOOST_TEST_REQUIRE(
+      run_tool(Words{"apply", "--vectors", scratch / "u.npy", "--output", scratch / "hu.npy"} +
+               words)
+          .status == 0);
   const at::Tensor u = read_npy(scratch / "u.npy"), hu = read_npy(scratch / "hu.npy");
   const std::vector<double> values = {report["eigenvalues"][0], report["eigenvalues"][1],
                                       report["bottom_eigenvalues"][0]};
@@ -106,8 +109,9 @@ BOOST_AUTO_TEST_CASE(arrays_in_safetensors_say_where_they_come_from) {
 
 BOOST_AUTO_TEST_CASE(command_lines_are_quoted_for_a_shell) {
   const Scratch scratch;
-  const Words words = Words{"info", "--parameters", "hid*", "--parameters", "o'*", "--parameters", "out*"} +
-                      small_problem(scratch);
+  const Words words =
+      Words{"info", "--parameters", "hid*", "--parameters", "o'*", "--parameters", "out*"} +
+      small_problem(scratch);
   BOOST_TEST(run_tool(words).is_error(2, "o'*"));
   const Json report = json_of(Words{"info", "--parameters", "hid*"} + small_problem(scratch));
   BOOST_TEST(report["command_line"].get<std::string>().starts_with(
@@ -121,14 +125,16 @@ BOOST_AUTO_TEST_CASE(a_dry_run_loads_and_runs_nothing) {
     assert False, "the model ran"
     return torch.matmul(x, self.hidden.t())
 )";
-  const Words words = write_problem(scratch, source, random_tensor({20, 5}, 3),
-                                    at::zeros({20}, at::kLong)) + Words{"--batch-size", "8"};
+  const Words words =
+      write_problem(scratch, source, random_tensor({20, 5}, 3), at::zeros({20}, at::kLong)) +
+      Words{"--batch-size", "8"};
   write_npy(scratch / "v.npy", random_tensor({32, 2}, 4));
   BOOST_TEST(run_tool(Words{"info"} + words).is_error(1, "the model ran"));
   const Words commands[] = {
       {"info"},
       {"gradient", "--output", scratch / "o.npy"},
-      {"apply", "--operator", "hessian", "--vectors", scratch / "v.npy", "--output", scratch / "o.npy"},
+      {"apply", "--operator", "hessian", "--vectors", scratch / "v.npy", "--output",
+       scratch / "o.npy"},
       {"spectrum", "--operator", "ggn", "--density", "--vectors-output", scratch / "o.npy"}};
   const int64_t products[] = {0, 0, 2, 32 + 10 + 10 * 32};
   for (size_t i = 0; i < 4; ++i) {
@@ -150,9 +156,11 @@ BOOST_AUTO_TEST_CASE(a_hessian_diagonal_says_its_price_first) {
   const Words words = small_problem(scratch);
   write_npy(scratch / "v.npy", random_tensor({32}, 4));
   const Outcome outcome = run_tool(Words{"apply", "--operator", "hessian-diagonal", "--vectors",
-                                         scratch / "v.npy", "--output", scratch / "o.npy"} + words);
-  BOOST_TEST(outcome.output.starts_with("an exact Hessian diagonal takes a product for each parameter"),
-             outcome);
+                                         scratch / "v.npy", "--output", scratch / "o.npy"} +
+                                   words);
+  BOOST_TEST(
+      outcome.output.starts_with("an exact Hessian diagonal takes a product for each parameter"),
+      outcome);
 }
 
 BOOST_AUTO_TEST_CASE(small_commands) {
@@ -160,7 +168,8 @@ BOOST_AUTO_TEST_CASE(small_commands) {
   BOOST_TEST(version.output.starts_with("curvature " CURVATURE_VERSION " (LibTorch "), version);
   const Outcome snippet = run_tool({"export-snippet"});
   BOOST_TEST(snippet.output.find("torch.jit.script") != std::string::npos, snippet);
-  for (const std::string command : {"info", "gradient", "apply", "spectrum", "export-snippet", "completion"}) {
+  for (const std::string command :
+       {"info", "gradient", "apply", "spectrum", "export-snippet", "completion"}) {
     const Outcome help = run_tool({command, "--help"});
     BOOST_TEST(help.status == 0, help);
     BOOST_TEST(help.output.find("curvature " + command) != std::string::npos, help);
@@ -173,7 +182,8 @@ BOOST_AUTO_TEST_CASE(bash_completes_commands_options_and_values) {
   const auto complete = [&](const std::string& words, int current) {
     const std::string script = ". '" + (scratch / "completion.bash") + "'; COMP_WORDS=(" + words +
                                "); COMP_CWORD=" + std::to_string(current) +
-                               "; _curvature; echo \"${COMPREPLY[*]}\" > '" + (scratch / "reply") + "'";
+                               "; _curvature; echo \"${COMPREPLY[*]}\" > '" + (scratch / "reply") +
+                               "'";
     std::ofstream(scratch / "script.bash") << script << "\n";
     BOOST_TEST_REQUIRE(std::system(("bash '" + (scratch / "script.bash") + "'").c_str()) == 0);
     std::string reply;

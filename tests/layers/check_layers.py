@@ -59,5 +59,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     violations = list(check(pathlib.Path(sys.argv[1])))
-    print(*violations, sep="\n")
+    for violation in violations:
+        print(violation)
     sys.exit(1 if violations else 0)

@@ -1,0 +1,158 @@
+#include <torch/csrc/jit/api/module.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include <curvature/core/error.hpp>
+#include <curvature/matrix_free/ggn.hpp>
+#include <curvature/matrix_free/hessian.hpp>
+#include <curvature/model/empirical_risk.hpp>
+#include <curvature/model/torchscript.hpp>
+
+#include "support/tensor_close.hpp"
+
+using namespace curvature;
+using namespace curvature::testing;
+
+BOOST_AUTO_TEST_SUITE(torchscript_test)
+
+namespace {
+
+/// A file that is removed at the end of the test.
+struct TemporaryFile {
+  std::string path;
+  explicit TemporaryFile(const std::string& name)
+      : path((std::filesystem::temp_directory_path() /
+              (std::to_string(::getpid()) + "-" + name)).string()) {}
+  ~TemporaryFile() { std::filesystem::remove(path); }
+};
+
+torch::jit::Module scripted(const std::string& forward, bool training = false) {
+  torch::jit::Module module("Net");
+  const RandomSource random(4);
+  module.register_parameter("hidden", random.normal(0, 4, 3).to(at::kFloat), false);
+  module.register_parameter("output", random.normal(9, 2, 4).to(at::kFloat), false);
+  module.register_attribute("training", c10::BoolType::get(), training);
+  module.define(forward);
+  return module;
+}
+
+const char* kTanhNet = R"(
+def forward(self, x):
+    return torch.matmul(torch.tanh(torch.matmul(x, self.hidden.t())), self.output.t())
+)";
+
+DatasetPtr data(at::ScalarType dtype) {
+  return tensor_dataset({RandomSource(1).normal(0, 6, 3).to(dtype)},
+                        at::tensor({0, 1, 1, 0, 1, 0}, at::kLong), 4);
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_scripted_model_has_the_curvature_of_the_same_function_in_cpp) {
+  const TemporaryFile file("net.pt");
+  scripted(kTanhNet).save(file.path);
+  const Model model = load_torchscript(file.path, {.dtype = at::kDouble});
+  const TensorList p = {model.parameters()[0].tensor, model.parameters()[1].tensor};
+  const Model same([p](const TensorList& x) { return x[0].matmul(p[0].t()).tanh().matmul(p[1].t()); },
+                   {{"hidden", p[0]}, {"output", p[1]}});
+  const EmpiricalRisk scripted_risk(model, cross_entropy(), data(at::kDouble));
+  const EmpiricalRisk risk(same, cross_entropy(), data(at::kDouble));
+
+  for (int run = 0; run < 3; ++run) {  // the optimising executor would detach by the third
+    BOOST_TEST(close(materialize(*hessian(scripted_risk)), materialize(*hessian(risk))));
+    BOOST_TEST(close(materialize(*ggn(scripted_risk)), materialize(*ggn(risk))));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(parameters_are_selected_by_pattern_and_keep_their_order) {
+  const TemporaryFile file("net.pt");
+  scripted(kTanhNet).save(file.path);
+  const Model all = load_torchscript(file.path), some = load_torchscript(file.path, {.parameters = {"out*"}});
+
+  BOOST_TEST(all.parameters()[0].name == "hidden");
+  BOOST_TEST(all.parameters()[1].name == "output");
+  BOOST_TEST(EmpiricalRisk(some, cross_entropy(), data(at::kFloat)).space().size() == 8);
+}
+
+BOOST_AUTO_TEST_CASE(tied_parameters_are_one_after_loading) {
+  const TemporaryFile file("tied.pt");
+  torch::jit::Module module("Net");
+  const at::Tensor w = RandomSource(4).normal(0, 3, 3).to(at::kFloat);
+  module.register_parameter("first", w, false);
+  module.register_parameter("second", w, false);
+  module.define(R"(
+def forward(self, x):
+    return torch.matmul(torch.tanh(torch.matmul(x, self.first)), self.second)
+)");
+  module.save(file.path);
+  const Model model = load_torchscript(file.path);
+  const EmpiricalRisk risk(
+      model, mean_squared_error(),
+      tensor_dataset({at::ones({2, 3})}, at::zeros({2, 3}), 2));
+  const at::Tensor p = w.clone().requires_grad_();
+  const at::Tensor loss = at::ones({2, 3}).matmul(p).tanh().matmul(p).square().mean();
+
+  BOOST_TEST(risk.space().size() == 9);
+  BOOST_TEST(close(risk.gradient()[0], torch::autograd::grad({loss}, {p})[0], {1e-6, 0}));
+}
+
+BOOST_AUTO_TEST_CASE(what_is_no_usable_archive_is_refused_with_the_export_line) {
+  const TemporaryFile file("broken.pt");
+  const auto is_one_line = [](const std::exception& error) {
+    const std::string what = error.what();
+    return what.find('\n') == std::string::npos && what.find("torch.jit.script") != std::string::npos;
+  };
+
+  BOOST_CHECK_THROW(load_torchscript(file.path), FileError);
+  BOOST_CHECK_THROW(load_torchscript("/"), FileError);
+  for (const std::string content : {"", "PK", "not a model\n"}) {
+    std::ofstream(file.path) << content;
+    BOOST_CHECK_EXCEPTION(load_torchscript(file.path), FileError, is_one_line);
+  }
+  scripted(kTanhNet).save(file.path);
+  const auto size = std::filesystem::file_size(file.path);
+  for (const double part : {0.1, 0.5, 0.9, 0.999}) {
+    scripted(kTanhNet).save(file.path);
+    std::filesystem::resize_file(file.path, static_cast<uintmax_t>(part * static_cast<double>(size)));
+    BOOST_CHECK_EXCEPTION(load_torchscript(file.path), FileError, is_one_line);
+  }
+  torch::save(at::ones({2}), file.path);
+  BOOST_CHECK_THROW(load_torchscript(file.path), Error);
+  torch::jit::Module frozen("Net");
+  frozen.define("def forward(self, x):\n    return x\n");
+  frozen.save(file.path);
+  BOOST_CHECK_EXCEPTION(load_torchscript(file.path), ModelError, is_one_line);
+}
+
+BOOST_AUTO_TEST_CASE(errors_inside_the_model_become_one_line) {
+  const TemporaryFile file("net.pt");
+  scripted(kTanhNet).save(file.path);
+  const Model model = load_torchscript(file.path);
+  const auto is_reason = [](const std::exception& error) {
+    const std::string what = error.what();
+    return what.find('\n') == std::string::npos && what.find("mat1 and mat2") != std::string::npos;
+  };
+
+  BOOST_CHECK_EXCEPTION(model({at::ones({2, 5})}), ModelError, is_reason);
+  BOOST_CHECK_THROW(model({}), ModelError);
+  BOOST_CHECK_THROW(model({at::ones({2, 3}), at::ones({2, 3})}), ModelError);
+  scripted("def forward(self, x):\n    return (x, x)\n").save(file.path);
+  BOOST_CHECK_THROW(load_torchscript(file.path)({at::ones({2, 3})}), ModelError);
+}
+
+BOOST_AUTO_TEST_CASE(training_mode_with_dropout_is_refused) {
+  const TemporaryFile file("dropout.pt");
+  const char* forward = R"(
+def forward(self, x):
+    x = torch.dropout(torch.matmul(x, self.hidden.t()), 0.5, self.training)
+    return torch.matmul(x, self.output.t())
+)";
+  scripted(forward, /*training=*/true).save(file.path);
+  BOOST_CHECK_THROW(EmpiricalRisk(load_torchscript(file.path), cross_entropy(), data(at::kFloat)),
+                    ModelError);
+  scripted(forward).save(file.path);
+  BOOST_CHECK_NO_THROW(EmpiricalRisk(load_torchscript(file.path), cross_entropy(), data(at::kFloat)));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
