@@ -21,8 +21,7 @@ int main() {
         return (log_rate.exp() - targets * log_rate).sum(1);
       },
       "poisson");
-  const curvature::EmpiricalRisk risk(model, poisson,
-                                      curvature::tensor_dataset({x}, counts, 16));
+  const curvature::EmpiricalRisk risk(model, poisson, curvature::tensor_dataset({x}, counts, 16));
 
   const torch::Tensor ggn = curvature::materialize(*curvature::ggn(risk));
   const torch::Tensor rate = x.matmul(w.detach()).exp();

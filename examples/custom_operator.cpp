@@ -1,5 +1,5 @@
-// An operator of one's own, known by its products only: the Laplacian of a ring of n points. It works
-// with everything that takes an operator.
+// An operator of one's own, known by its products only: the Laplacian of a ring of n points. It
+// works with everything that takes an operator.
 #include <cmath>
 #include <iostream>
 #include <numbers>

@@ -28,8 +28,8 @@ int main() {
               << '\n';
   }
 
-  const auto density = curvature::spectral_density(
-      hessian, {.num_steps = 40, .num_probes = 4}, curvature::RandomSource(1));
+  const auto density = curvature::spectral_density(hessian, {.num_steps = 40, .num_probes = 4},
+                                                   curvature::RandomSource(1));
   std::cout << "density on [" << density.grid.front() << ", " << density.grid.back() << "]\n";
 
   // Operators compose: (GGN + 0.1 I) v, v a list shaped like the parameters or one flat vector.

@@ -36,11 +36,11 @@ void add_demo_command(CLI::App& tool, const Invocation& invocation) {
                     "small images that are part of the tool, instead of Fashion-MNIST");
   command->add_option("--threads", options->threads, "threads of LibTorch")
       ->type_name("N")
-      ->check(whole_number(1, 4096))
+      ->transform(whole_number(1, 4096))
       ->capture_default_str();
   command->add_option("--seed", options->seed, "of everything random")
       ->type_name("N")
-      ->check(seed_number())
+      ->transform(seed_number())
       ->capture_default_str();
   command->add_flag("--json", options->json, "one JSON object on standard output");
   command->callback([options, &invocation] { run(*options, invocation); });

@@ -2,9 +2,9 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <spawn.h>
 
 #include <curvature/io/atomic_file.hpp>
 

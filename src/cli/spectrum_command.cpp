@@ -88,9 +88,9 @@ Plan plan_of(const SpectrumOptions& options, const Request& request, const Probl
   plan.products = products_to_build(options.choice, size);
   if (pairs > 0) {
     const int64_t subspace = 2 * std::max(request.top, request.bottom) + kExtraVectors;
-    plan.job =
-        fmt::format("{} largest and {} smallest eigenvalues of {}{}", request.top, request.bottom,
-                    options.choice.name, dense ? ", by a dense eigendecomposition" : "");
+    plan.job = fmt::format("{} extreme eigenvalues of {} ({} largest, {} smallest){}", pairs,
+                           options.choice.name, request.top, request.bottom,
+                           dense ? " by a dense eigendecomposition" : "");
     plan.products += (dense ? size : kScaleSteps + subspace) + pairs;
     // Dense: the matrix, its symmetric part, and the eigenvectors.
     plan.memory_bytes = 8 * size * ((dense ? 3 * size : subspace) + pairs);
@@ -103,7 +103,7 @@ Plan plan_of(const SpectrumOptions& options, const Request& request, const Probl
     plan.products += options.density_probes * steps;
     plan.memory_bytes = std::max(plan.memory_bytes, element * size * (steps + 3));
   }
-  plan.job += fmt::format(" ({}{})", pairs > 0 && !dense ? "at least " : "",
+  plan.job += fmt::format(", {}{}", pairs > 0 && !dense ? "at least " : "",
                           count_of(plan.products, "product"));
   return plan;
 }

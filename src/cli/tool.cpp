@@ -11,12 +11,11 @@
 #include <torch/version.h>
 
 #include <CLI/App.hpp>
-#include <CLI/Config.hpp>
-#include <CLI/Formatter.hpp>
 
 #include <curvature/version.hpp>
 
 #include "cli/command.hpp"
+#include "cli/help_formatter.hpp"
 #include "cli/report.hpp"
 #include "cli/validators.hpp"
 #include "core/check.hpp"
@@ -89,7 +88,9 @@ void add_commands(CLI::App& tool, const Invocation& invocation) {
       "--version", fmt::format("curvature {} (LibTorch {})", CURVATURE_VERSION, TORCH_VERSION));
   // As with other tools, the last of a repeated option counts.
   tool.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  tool.get_formatter()->column_width(36);
+  const auto formatter = std::make_shared<HelpFormatter>();
+  formatter->column_width(36);
+  tool.formatter(formatter);
   add_info_command(tool, invocation);
   add_gradient_command(tool, invocation);
   add_apply_command(tool, invocation);

@@ -50,7 +50,8 @@ class CrossEntropyPoint final : public LossPoint {
         random.uniform(static_cast<uint64_t>(first_example), num_examples, draws * positions)
             .view({num_examples, draws, positions})
             .transpose(1, 2)
-            .reshape({rows, draws});
+            .reshape({rows, draws})
+            .contiguous();
     const at::Tensor cumulative = p_.to(at::kCPU, at::kDouble).cumsum(1);
     const at::Tensor labels = at::searchsorted(cumulative, u, /*out_int32=*/false, /*right=*/true)
                                   .clamp_max(classes - 1)

@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <cmath>
-#include <fnmatch.h>
 #include <map>
+#include <fnmatch.h>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>

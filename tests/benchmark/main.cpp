@@ -1,7 +1,7 @@
 // Times curvature products in seconds and in gradients of the same batch, on workloads exported as
-// TorchScript: DIR/NAME/{model.pt, inputs.npy, targets.npy}, mean cross-entropy with the classes last.
-// Writes rows {library, workload, operation, phase, threads, median_s, min_s, repeats, peak_rss_mb, value};
-// `value` lets another program check that it computed the same.
+// TorchScript: DIR/NAME/{model.pt, inputs.npy, targets.npy}, mean cross-entropy with the classes
+// last. Writes rows {library, workload, operation, phase, threads, median_s, min_s, repeats,
+// peak_rss_mb, value}; `value` lets another program check that it computed the same.
 
 #include <sys/resource.h>
 
@@ -23,6 +23,7 @@
 #include <fmt/core.h>
 #include <nlohmann/json.hpp>
 
+#include <curvature/core/error.hpp>
 #include <curvature/io/npy.hpp>
 #include <curvature/matrix_free/ggn.hpp>
 #include <curvature/matrix_free/hessian.hpp>
@@ -40,8 +41,8 @@ constexpr int kMaxRepeats = 30;
 struct Options {
   std::string folder;
   std::vector<std::string> workloads = {"mlp", "conv", "cnn", "gpt"};
-  std::vector<std::string> operations = {"gradient",   "hessian-vector",   "ggn-vector",
-                                         "ef-vector",  "mc-fisher-vector", "hessian-matrix-8",
+  std::vector<std::string> operations = {"gradient",    "hessian-vector",   "ggn-vector",
+                                         "ef-vector",   "mc-fisher-vector", "hessian-matrix-8",
                                          "ggn-matrix-8"};
   int threads = 1;
   double budget_seconds = 10;
@@ -135,11 +136,10 @@ class Benchmark {
   void record(const std::string& operation, const std::string& phase,
               const std::vector<double>& samples, std::optional<double> value) {
     const double median = samples[samples.size() / 2];
-    Json row = {{"library", "curvature"}, {"workload", workload_},
-                {"operation", operation}, {"phase", phase},
-                {"threads", options_.threads}, {"median_s", median},
-                {"min_s", samples.front()}, {"repeats", samples.size()},
-                {"peak_rss_mb", peak_rss_mb()}};
+    Json row = {
+        {"library", "curvature"},   {"workload", workload_},       {"operation", operation},
+        {"phase", phase},           {"threads", options_.threads}, {"median_s", median},
+        {"min_s", samples.front()}, {"repeats", samples.size()},   {"peak_rss_mb", peak_rss_mb()}};
     if (value) row["value"] = *value;
     rows_.push_back(std::move(row));
     const std::string gradients =

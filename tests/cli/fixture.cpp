@@ -49,7 +49,7 @@ Words operator+(Words first, const Words& second) {
 }
 
 pid_t start_tool(const Words& words, int output_descriptor, int error_descriptor) {
-  std::vector<char*> arguments = {const_cast<char*>("curvature")};
+  std::vector<char*> arguments = {const_cast<char*>(CURVATURE_TOOL)};
   for (const std::string& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   const pid_t process = fork();

@@ -2,10 +2,10 @@
 #include <chrono>
 #include <csignal>
 #include <fcntl.h>
-#include <pty.h>
 #include <sys/wait.h>
 #include <thread>
 #include <unistd.h>
+#include <pty.h>
 
 #include <curvature/io/npy.hpp>
 

@@ -1,6 +1,6 @@
 #include <csignal>
-#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/resource.h>
 
 #include <curvature/io/atomic_file.hpp>
 

@@ -1,5 +1,5 @@
-// Every operator against dense automatic differentiation in float64: operator x problem x reduction x split of the
-// data x memory budget.
+// Every operator against dense automatic differentiation in float64: operator x problem x reduction
+// x split of the data x memory budget.
 #include <curvature/core/error.hpp>
 #include <curvature/matrix_free/ggn.hpp>
 #include <curvature/matrix_free/hessian.hpp>
@@ -51,9 +51,8 @@ void check(const Kind& kind, const Problem& problem, Reduction reduction) {
   }
   for (const bool by_layer : {false, true}) {
     const MatrixFreeOptions options{.blocks = by_layer ? Blocks::kLayer : Blocks::kParameter};
-    BOOST_TEST(close(materialize(*kind.build(problem.risk(3, {.reduction = reduction,
-                                                              .weight_decay = 0.3}),
-                                             options)),
+    BOOST_TEST(close(materialize(*kind.build(
+                         problem.risk(3, {.reduction = reduction, .weight_decay = 0.3}), options)),
                      keep_blocks(expected, whole.space(), by_layer)));
   }
 }
@@ -86,8 +85,8 @@ BOOST_DATA_TEST_CASE(diagonals_equal_those_of_the_dense_twins, bdata::make(probl
   }
 }
 
-BOOST_DATA_TEST_CASE(example_gradients_equal_those_of_one_example_at_a_time, bdata::make(problems()),
-                     problem) {
+BOOST_DATA_TEST_CASE(example_gradients_equal_those_of_one_example_at_a_time,
+                     bdata::make(problems()), problem) {
   const EmpiricalRisk risk = problem.risk(3);
   const at::Tensor expected = dense_example_gradients(problem, risk);
   const auto flat = [&](int64_t first, int64_t count) {
@@ -119,7 +118,8 @@ BOOST_DATA_TEST_CASE(loss_and_gradient_equal_the_reference, bdata::make(problems
   }
 }
 
-BOOST_DATA_TEST_CASE(a_subset_in_another_order_is_a_principal_submatrix, bdata::make(kKinds), kind) {
+BOOST_DATA_TEST_CASE(a_subset_in_another_order_is_a_principal_submatrix, bdata::make(kKinds),
+                     kind) {
   const Problem& problem = problems().front();
   const EmpiricalRisk all = problem.risk(3);
   const EmpiricalRisk some = problem.risk(3, {.parameters = {"2.*", "0.weight"}});
@@ -135,7 +135,8 @@ BOOST_DATA_TEST_CASE(a_subset_in_another_order_is_a_principal_submatrix, bdata::
   const at::Tensor expected =
       kind.dense(problem, all).index_select(0, index).index_select(1, index);
   BOOST_TEST(close(materialize(*kind.build(some, {})), expected));
-  BOOST_TEST(close(materialize(*kind.build(all.with_parameters({"2.*", "0.weight"}), {})), expected));
+  BOOST_TEST(
+      close(materialize(*kind.build(all.with_parameters({"2.*", "0.weight"}), {})), expected));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -25,7 +25,8 @@ TensorList joined(const Dataset& data) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(tensors_are_cut_into_batches_with_an_uneven_last_one) {
-  const at::Tensor x = at::arange(14, at::kDouble).view({7, 2}), y = at::arange(7), w = at::ones({7});
+  const at::Tensor x = at::arange(14, at::kDouble).view({7, 2}), y = at::arange(7),
+                   w = at::ones({7});
   const DatasetPtr data = tensor_dataset({x}, y, 3, w);
 
   BOOST_TEST(data->num_batches() == 3);
@@ -36,8 +37,8 @@ BOOST_AUTO_TEST_CASE(tensors_are_cut_into_batches_with_an_uneven_last_one) {
 }
 
 BOOST_AUTO_TEST_CASE(half_precision_is_widened_batch_by_batch) {
-  const DatasetPtr data = tensor_dataset({at::ones({4, 2}, at::kHalf)},
-                                         at::ones({4, 1}, at::kBFloat16), 2);
+  const DatasetPtr data =
+      tensor_dataset({at::ones({4, 2}, at::kHalf)}, at::ones({4, 1}, at::kBFloat16), 2);
 
   BOOST_TEST((data->batch(1).inputs[0].scalar_type() == at::kFloat));
   BOOST_TEST((data->batch(1).targets.scalar_type() == at::kFloat));

@@ -17,7 +17,8 @@ namespace {
 
 const Problem& labels_problem() { return problems().front(); }
 
-EmpiricalRisk risk_on(const at::Tensor& inputs, const at::Tensor& targets, at::Tensor weights = {}) {
+EmpiricalRisk risk_on(const at::Tensor& inputs, const at::Tensor& targets,
+                      at::Tensor weights = {}) {
   const Problem& problem = labels_problem();
   return EmpiricalRisk(problem.model, problem.loss, tensor_dataset({inputs}, targets, 3, weights));
 }
@@ -50,8 +51,8 @@ BOOST_AUTO_TEST_CASE(an_integer_weight_is_a_repeated_example) {
   BOOST_TEST(weighted.loss() == repeated.loss(), boost::test_tools::tolerance(1e-13));
   BOOST_TEST(close(materialize(*hessian(weighted)), materialize(*hessian(repeated))));
   BOOST_TEST(close(materialize(*ggn(weighted)), materialize(*ggn(repeated))));
-  BOOST_TEST(close(materialize(*empirical_fisher(weighted)),
-                   materialize(*empirical_fisher(repeated))));
+  BOOST_TEST(
+      close(materialize(*empirical_fisher(weighted)), materialize(*empirical_fisher(repeated))));
   BOOST_TEST(close(materialize(*gradient_covariance(weighted)),
                    materialize(*gradient_covariance(repeated))));
   BOOST_TEST(close(*ggn_diagonal(weighted)->diagonal(), *ggn_diagonal(repeated)->diagonal()));
@@ -85,8 +86,8 @@ BOOST_AUTO_TEST_CASE(options_that_cannot_be_right_are_refused) {
   const DatasetPtr data = tensor_dataset({at::ones({2, 2})}, at::ones({2, 1}), 2);
   const Model model = Model::from_module(frozen);
   BOOST_TEST(EmpiricalRisk(model, mean_squared_error(), data).space().size() == 1);
-  BOOST_CHECK_THROW(
-      EmpiricalRisk(model, mean_squared_error(), data, {.parameters = {"weight"}}), OptionError);
+  BOOST_CHECK_THROW(EmpiricalRisk(model, mean_squared_error(), data, {.parameters = {"weight"}}),
+                    OptionError);
 }
 
 BOOST_AUTO_TEST_CASE(dropout_in_training_mode_is_refused_and_leaves_the_generator_alone) {
@@ -126,8 +127,8 @@ BOOST_AUTO_TEST_CASE(batch_statistics_are_refused_and_running_ones_restored) {
 BOOST_AUTO_TEST_CASE(a_model_that_normalises_over_the_batch_is_refused) {
   const at::Tensor w = at::ones({1}, at::kDouble).requires_grad_();
   const Model model([w](const TensorList& x) { return (x[0] - x[0].mean()) * w; }, {{"w", w}});
-  const DatasetPtr data = tensor_dataset({at::arange(6, at::kDouble).view({6, 1})},
-                                         at::zeros({6, 1}, at::kDouble), 3);
+  const DatasetPtr data =
+      tensor_dataset({at::arange(6, at::kDouble).view({6, 1})}, at::zeros({6, 1}, at::kDouble), 3);
 
   BOOST_CHECK_EXCEPTION(EmpiricalRisk(model, mean_squared_error(), data), ModelError,
                         mentions("other examples"));
@@ -137,8 +138,7 @@ BOOST_AUTO_TEST_CASE(unused_parameters_are_named) {
   const Problem& recurrent = problems()[6];
   const std::vector<std::string> expected = {"spare.weight", "spare.bias"};
 
-  BOOST_TEST(recurrent.risk(3).unused_parameters() == expected,
-             boost::test_tools::per_element());
+  BOOST_TEST(recurrent.risk(3).unused_parameters() == expected, boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(tied_parameters_count_once_under_their_first_name) {

@@ -1,5 +1,5 @@
-// Second-order information of each loss against automatic differentiation of its own terms, and samples
-// against the Hessian they stand for.
+// Second-order information of each loss against automatic differentiation of its own terms, and
+// samples against the Hessian they stand for.
 #include <cmath>
 
 #include <curvature/core/error.hpp>
@@ -33,7 +33,8 @@ void check_point(const Problem& problem) {
   const at::Tensor output = problem.model(problem.inputs).detach();
   const auto point = loss.at(output, problem.targets);
   const at::Tensor expected = term_hessians(loss, output, problem.targets);
-  const at::Tensor v = RandomSource(1).normal(0, expected.size(0), expected.size(1) * 2)
+  const at::Tensor v = RandomSource(1)
+                           .normal(0, expected.size(0), expected.size(1) * 2)
                            .view({expected.size(0), expected.size(1), 2});
 
   const at::Tensor leaf = output.clone().requires_grad_();
@@ -46,8 +47,8 @@ void check_point(const Problem& problem) {
   BOOST_TEST(close(loss.unrows(loss.rows(output), output), output, {0, 0}));
 }
 
-/// The mean of s s^T over M draws lies within 6 standard errors of H, entry by entry; a wrong alarm for one of
-/// the few hundred entries has probability below 1e-6.
+/// The mean of s s^T over M draws lies within 6 standard errors of H, entry by entry; a wrong alarm
+/// for one of the few hundred entries has probability below 1e-6.
 void check_samples(const Problem& problem) {
   const Loss& loss = *problem.loss;
   const at::Tensor output = problem.model(problem.inputs).detach();
@@ -94,9 +95,8 @@ BOOST_AUTO_TEST_CASE(targets_that_do_not_fit_are_refused) {
                     DataError);
   BOOST_CHECK_THROW(ce->check_targets(at::tensor({0, -100, 2, 1}, at::kLong), 3, at::kDouble),
                     DataError);
-  BOOST_CHECK_NO_THROW(
-      cross_entropy({.ignore_index = -100})
-          ->check_targets(at::tensor({0, -100, 2, 1}, at::kLong), 3, at::kDouble));
+  BOOST_CHECK_NO_THROW(cross_entropy({.ignore_index = -100})
+                           ->check_targets(at::tensor({0, -100, 2, 1}, at::kLong), 3, at::kDouble));
   BOOST_CHECK_THROW(cross_entropy({.class_weights = at::ones({2}, at::kDouble)})
                         ->check_targets(at::tensor({0, 1}, at::kLong), 3, at::kDouble),
                     OptionError);

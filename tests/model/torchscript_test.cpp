@@ -22,16 +22,18 @@ namespace {
 struct TemporaryFile {
   std::string path;
   explicit TemporaryFile(const std::string& name)
-      : path((std::filesystem::temp_directory_path() /
-              (std::to_string(::getpid()) + "-" + name)).string()) {}
+      : path((std::filesystem::temp_directory_path() / (std::to_string(::getpid()) + "-" + name))
+                 .string()) {}
   ~TemporaryFile() { std::filesystem::remove(path); }
 };
 
 torch::jit::Module scripted(const std::string& forward, bool training = false) {
   torch::jit::Module module("Net");
   const RandomSource random(4);
-  module.register_parameter("hidden", random.normal(0, 4, 3).to(at::kFloat), false);
-  module.register_parameter("output", random.normal(9, 2, 4).to(at::kFloat), false);
+  module.register_parameter("hidden", random.normal(0, 4, 3).to(at::kFloat).requires_grad_(),
+                            false);
+  module.register_parameter("output", random.normal(9, 2, 4).to(at::kFloat).requires_grad_(),
+                            false);
   module.register_attribute("training", c10::BoolType::get(), training);
   module.define(forward);
   return module;
@@ -54,8 +56,9 @@ BOOST_AUTO_TEST_CASE(a_scripted_model_has_the_curvature_of_the_same_function_in_
   scripted(kTanhNet).save(file.path);
   const Model model = load_torchscript(file.path, {.dtype = at::kDouble});
   const TensorList p = {model.parameters()[0].tensor, model.parameters()[1].tensor};
-  const Model same([p](const TensorList& x) { return x[0].matmul(p[0].t()).tanh().matmul(p[1].t()); },
-                   {{"hidden", p[0]}, {"output", p[1]}});
+  const Model same(
+      [p](const TensorList& x) { return x[0].matmul(p[0].t()).tanh().matmul(p[1].t()); },
+      {{"hidden", p[0]}, {"output", p[1]}});
   const EmpiricalRisk scripted_risk(model, cross_entropy(), data(at::kDouble));
   const EmpiricalRisk risk(same, cross_entropy(), data(at::kDouble));
 
@@ -68,7 +71,8 @@ BOOST_AUTO_TEST_CASE(a_scripted_model_has_the_curvature_of_the_same_function_in_
 BOOST_AUTO_TEST_CASE(parameters_are_selected_by_pattern_and_keep_their_order) {
   const TemporaryFile file("net.pt");
   scripted(kTanhNet).save(file.path);
-  const Model all = load_torchscript(file.path), some = load_torchscript(file.path, {.parameters = {"out*"}});
+  const Model all = load_torchscript(file.path),
+              some = load_torchscript(file.path, {.parameters = {"out*"}});
 
   BOOST_TEST(all.parameters()[0].name == "hidden");
   BOOST_TEST(all.parameters()[1].name == "output");
@@ -78,7 +82,7 @@ BOOST_AUTO_TEST_CASE(parameters_are_selected_by_pattern_and_keep_their_order) {
 BOOST_AUTO_TEST_CASE(tied_parameters_are_one_after_loading) {
   const TemporaryFile file("tied.pt");
   torch::jit::Module module("Net");
-  const at::Tensor w = RandomSource(4).normal(0, 3, 3).to(at::kFloat);
+  const at::Tensor w = RandomSource(4).normal(0, 3, 3).to(at::kFloat).requires_grad_();
   module.register_parameter("first", w, false);
   module.register_parameter("second", w, false);
   module.define(R"(
@@ -87,10 +91,9 @@ def forward(self, x):
 )");
   module.save(file.path);
   const Model model = load_torchscript(file.path);
-  const EmpiricalRisk risk(
-      model, mean_squared_error(),
-      tensor_dataset({at::ones({2, 3})}, at::zeros({2, 3}), 2));
-  const at::Tensor p = w.clone().requires_grad_();
+  const EmpiricalRisk risk(model, mean_squared_error(),
+                           tensor_dataset({at::ones({2, 3})}, at::zeros({2, 3}), 2));
+  const at::Tensor p = w.detach().clone().requires_grad_();
   const at::Tensor loss = at::ones({2, 3}).matmul(p).tanh().matmul(p).square().mean();
 
   BOOST_TEST(risk.space().size() == 9);
@@ -101,7 +104,8 @@ BOOST_AUTO_TEST_CASE(what_is_no_usable_archive_is_refused_with_the_export_line) 
   const TemporaryFile file("broken.pt");
   const auto is_one_line = [](const std::exception& error) {
     const std::string what = error.what();
-    return what.find('\n') == std::string::npos && what.find("torch.jit.script") != std::string::npos;
+    return what.find('\n') == std::string::npos &&
+           what.find("torch.jit.script") != std::string::npos;
   };
 
   BOOST_CHECK_THROW(load_torchscript(file.path), FileError);
@@ -114,7 +118,8 @@ BOOST_AUTO_TEST_CASE(what_is_no_usable_archive_is_refused_with_the_export_line) 
   const auto size = std::filesystem::file_size(file.path);
   for (const double part : {0.1, 0.5, 0.9, 0.999}) {
     scripted(kTanhNet).save(file.path);
-    std::filesystem::resize_file(file.path, static_cast<uintmax_t>(part * static_cast<double>(size)));
+    std::filesystem::resize_file(file.path,
+                                 static_cast<uintmax_t>(part * static_cast<double>(size)));
     BOOST_CHECK_EXCEPTION(load_torchscript(file.path), FileError, is_one_line);
   }
   torch::save(at::ones({2}), file.path);
@@ -152,7 +157,8 @@ def forward(self, x):
   BOOST_CHECK_THROW(EmpiricalRisk(load_torchscript(file.path), cross_entropy(), data(at::kFloat)),
                     ModelError);
   scripted(forward).save(file.path);
-  BOOST_CHECK_NO_THROW(EmpiricalRisk(load_torchscript(file.path), cross_entropy(), data(at::kFloat)));
+  BOOST_CHECK_NO_THROW(
+      EmpiricalRisk(load_torchscript(file.path), cross_entropy(), data(at::kFloat)));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

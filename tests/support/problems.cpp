@@ -57,13 +57,13 @@ at::Tensor mse_reference(const at::Tensor& output, const at::Tensor& targets, Re
 }
 
 auto bce_reference(at::Tensor positive_weights = {}) {
-  return [positive_weights](const at::Tensor& output, const at::Tensor& targets,
-                            Reduction reduction) {
-    return at::binary_cross_entropy_with_logits(
-        output, targets, {},
-        positive_weights.defined() ? std::optional(positive_weights) : std::nullopt,
-        reduction == Reduction::kMean ? at::Reduction::Mean : at::Reduction::Sum);
-  };
+  return
+      [positive_weights](const at::Tensor& output, const at::Tensor& targets, Reduction reduction) {
+        return at::binary_cross_entropy_with_logits(
+            output, targets, {},
+            positive_weights.defined() ? std::optional(positive_weights) : std::nullopt,
+            reduction == Reduction::kMean ? at::Reduction::Mean : at::Reduction::Sum);
+      };
 }
 
 // A convex loss without a closed form in the library: log cosh.
@@ -122,8 +122,7 @@ torch::nn::Sequential convolutional(uint64_t seed) {
       torch::nn::Sequential(
           torch::nn::Conv2d(torch::nn::Conv2dOptions(2, 4, 3).padding(1).groups(2)),
           torch::nn::BatchNorm2d(4), torch::nn::ReLU(torch::nn::ReLUOptions().inplace(true)),
-          torch::nn::MaxPool2d(2),
-          torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 3, 1))),
+          torch::nn::MaxPool2d(2), torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 3, 1))),
       seed);
 }
 
@@ -178,7 +177,8 @@ std::vector<Problem> make_problems() {
   }
   add("mlp over positions, MSE", Model::from_module(mlp(2, 3, 2, 33)), mean_squared_error(),
       {numbers({4, 3, 2}, 34)}, numbers({4, 3, 2}, 35), mse_reference);
-  add("mlp, log cosh", Model::from_module(mlp(2, 3, 2, 36)), differentiable_loss(log_cosh),
+  add(
+      "mlp, log cosh", Model::from_module(mlp(2, 3, 2, 36)), differentiable_loss(log_cosh),
       {numbers({5, 2}, 37)}, numbers({5, 2}, 38),
       [](const at::Tensor& output, const at::Tensor& targets, Reduction reduction) {
         const at::Tensor terms = log_cosh(output, targets);
@@ -238,8 +238,8 @@ const std::vector<Problem>& problems() {
 
 at::Tensor dense_hessian(const Problem& problem, const EmpiricalRisk& risk) {
   const PlainAttention plain;
-  const at::Tensor loss = problem.reference(problem.model(problem.inputs), problem.targets,
-                                            risk.options().reduction);
+  const at::Tensor loss =
+      problem.reference(problem.model(problem.inputs), problem.targets, risk.options().reduction);
   return hessian_of(loss, risk.parameters()) + decay(risk);
 }
 
@@ -257,13 +257,14 @@ at::Tensor dense_ggn(const Problem& problem, const EmpiricalRisk& risk) {
 }
 
 at::Tensor dense_empirical_fisher(const Problem& problem, const EmpiricalRisk& risk) {
-  // The gradient of the summed loss with respect to the output holds the terms' gradients side by side.
+  // The gradient of the summed loss with respect to the output holds the terms' gradients side by
+  // side.
   const at::Tensor output = problem.model(problem.inputs).detach().requires_grad_();
   const at::Tensor g = torch::autograd::grad(
       {problem.reference(output, problem.targets, Reduction::kSum)}, {output})[0];
   const at::Tensor rows_g = problem.loss->rows(g);
-  const at::Tensor index = problem.loss->rows(
-      at::arange(output.numel(), at::kLong).view(output.sizes()));
+  const at::Tensor index =
+      problem.loss->rows(at::arange(output.numel(), at::kLong).view(output.sizes()));
   const at::Tensor j = dense_jacobian(problem, risk);
   at::Tensor fisher = at::zeros({j.size(1), j.size(1)}, kReal);
   for (int64_t r = 0; r < rows_g.size(0); ++r) {
@@ -271,9 +272,9 @@ at::Tensor dense_empirical_fisher(const Problem& problem, const EmpiricalRisk& r
     fisher += at::outer(h, h);
   }
   // k: the reduced loss over the summed loss.
-  const double k =
-      (problem.reference(output, problem.targets, risk.options().reduction) /
-       problem.reference(output, problem.targets, Reduction::kSum)).item<double>();
+  const double k = (problem.reference(output, problem.targets, risk.options().reduction) /
+                    problem.reference(output, problem.targets, Reduction::kSum))
+                       .item<double>();
   return k * fisher;
 }
 
@@ -282,10 +283,10 @@ at::Tensor dense_example_gradients(const Problem& problem, const EmpiricalRisk& 
   for (int64_t n = 0; n < problem.num_examples(); ++n) {
     TensorList inputs;
     for (const at::Tensor& input : problem.inputs) inputs.push_back(input.narrow(0, n, 1));
-    const at::Tensor loss =
-        problem.reference(problem.model(inputs), problem.targets.narrow(0, n, 1),
-                          risk.options().reduction)
-            .nan_to_num(0);  // an example without a term that counts
+    const at::Tensor loss = problem
+                                .reference(problem.model(inputs), problem.targets.narrow(0, n, 1),
+                                           risk.options().reduction)
+                                .nan_to_num(0);  // an example without a term that counts
     rows.push_back(rows_of_gradients(loss, risk.parameters())[0].nan_to_num(0));
   }
   return at::stack(rows);

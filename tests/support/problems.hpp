@@ -9,7 +9,8 @@
 
 namespace curvature::testing {
 
-/// A small learning problem in float64 with PyTorch's own definition of its loss, for dense oracles.
+/// A small learning problem in float64 with PyTorch's own definition of its loss, for dense
+/// oracles.
 struct Problem {
   std::string name;
   Model model;
@@ -17,7 +18,8 @@ struct Problem {
   TensorList inputs;
   at::Tensor targets;
   /// The loss as PyTorch defines it, for any number of examples.
-  std::function<at::Tensor(const at::Tensor& output, const at::Tensor& targets, Reduction)> reference;
+  std::function<at::Tensor(const at::Tensor& output, const at::Tensor& targets, Reduction)>
+      reference;
   /// Axis of the output that holds the classes; -1 for the last; 0 if an example is one term.
   int64_t class_axis = -1;
 
@@ -32,8 +34,9 @@ inline std::ostream& operator<<(std::ostream& out, const Problem& problem) {
   return out << problem.name;
 }
 
-/// Architectures (dense, convolutional, recurrent, attention, tied and unused weights, batch norm) x losses
-/// (cross-entropy with all its options, MSE, BCE, a differentiable one), each with 20 to 120 parameters.
+/// Architectures (dense, convolutional, recurrent, attention, tied and unused weights, batch norm)
+/// x losses (cross-entropy with all its options, MSE, BCE, a differentiable one), each with 20 to
+/// 120 parameters.
 const std::vector<Problem>& problems();
 
 /// Dense matrices by plain automatic differentiation of the reference over all examples at once,
@@ -47,7 +50,8 @@ at::Tensor dense_jacobian(const Problem& problem, const EmpiricalRisk& risk);
 /// Gradients of the examples' own losses, `[N, D]`.
 at::Tensor dense_example_gradients(const Problem& problem, const EmpiricalRisk& risk);
 
-/// The blocks of `matrix` that belong to one parameter (or to the parameters of one module), zero elsewhere.
+/// The blocks of `matrix` that belong to one parameter (or to the parameters of one module), zero
+/// elsewhere.
 at::Tensor keep_blocks(const at::Tensor& matrix, const Space& space, bool by_layer);
 
 }  // namespace curvature::testing

@@ -32,8 +32,9 @@ struct LogDeterminant {
   double log_abs;  ///< logarithm of the absolute value
 };
 
-/// f applied to eigenvalues one by one: a tensor `[n]` in, a tensor `[n]` out. Operators may call it for
-/// groups of eigenvalues (block by block, say), so an entry of the result depends on its own entry only.
+/// f applied to eigenvalues one by one: a tensor `[n]` in, a tensor `[n]` out. Operators may call
+/// it for groups of eigenvalues (block by block, say), so an entry of the result depends on its own
+/// entry only.
 using SpectralFunction = std::function<at::Tensor(const at::Tensor& eigenvalues)>;
 
 /// A linear map known by its products. Immutable; const methods may be called concurrently.

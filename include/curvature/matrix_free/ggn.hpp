@@ -10,7 +10,7 @@ namespace curvature {
 /// Monte-Carlo estimate of the loss Hessian: the average over draws from the model's own
 /// distribution.
 struct MonteCarloOptions {
-  int64_t samples = 1;  ///< draws per loss term
+  int64_t samples = 1;    ///< draws per loss term
   RandomSource random{};  ///< the same draws for each product, whatever the batch size
 };
 

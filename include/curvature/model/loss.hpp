@@ -66,7 +66,7 @@ using LossPtr = std::shared_ptr<const Loss>;
 
 struct CrossEntropyOptions {
   int64_t class_axis = -1;     ///< axis of the output that holds the classes
-  at::Tensor class_weights{};    ///< `[C]`, undefined means ones
+  at::Tensor class_weights{};  ///< `[C]`, undefined means ones
   double label_smoothing = 0;  ///< in [0, 1]
   std::optional<int64_t>
       ignore_index{};  ///< label whose terms do not count; empty: every label must be a class
