@@ -89,7 +89,7 @@ void make_folder(const std::filesystem::path& folder) {
 
 DemoResult run_demo(const DemoOptions& options, const Observer& observer) {
   const Stopwatch watch;
-  if (options.threads) at::set_num_threads(*options.threads);
+  at::set_num_threads(options.threads);
   const Setup setup = options.digits ? digits_setup() : fashion_setup();
   const DemoData data = options.digits ? load_digits() : load_fashion_mnist();
   make_folder(options.output);

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 
 #include <curvature/core/progress.hpp>
@@ -17,7 +16,7 @@ namespace curvature::cli {
 struct DemoOptions {
   std::filesystem::path output = "curvature-demo";  ///< folder
   bool digits = false;                              ///< the built-in data, not Fashion-MNIST
-  std::optional<int> threads;
+  int threads = 1;  ///< the network is small: more gain little, and change the numbers' last digits
   uint64_t seed = 0;
   bool json = false;
 };

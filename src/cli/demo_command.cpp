@@ -34,10 +34,10 @@ void add_demo_command(CLI::App& tool, const Invocation& invocation) {
       ->capture_default_str();
   command->add_flag("--digits", options->digits,
                     "small images that are part of the tool, instead of Fashion-MNIST");
-  command
-      ->add_option("--threads", options->threads, "threads of LibTorch; its own choice by default")
+  command->add_option("--threads", options->threads, "threads of LibTorch")
       ->type_name("N")
-      ->transform(whole_number(1, 4096));
+      ->transform(whole_number(1, 4096))
+      ->capture_default_str();
   command->add_option("--seed", options->seed, "of everything random")
       ->type_name("N")
       ->transform(seed_number())

@@ -12,6 +12,13 @@ namespace {
 
 using torch::jit::Module;
 
+/// An empty module in evaluation mode; Python expects the flag.
+Module make_module(const std::string& name) {
+  Module module("__torch__." + name);
+  module.register_attribute("training", c10::BoolType::get(), false);
+  return module;
+}
+
 /// Adds a module `name` with a weight of `shape` and a bias.
 void add_layer(Module& network, const std::string& name, const Shape& shape,
                const RandomSource& random) {
@@ -21,7 +28,7 @@ void add_layer(Module& network, const std::string& name, const Shape& shape,
   const auto draw = [&](uint64_t number, int64_t count) {
     return random.uniform(number, count).mul(2 * bound).sub(bound).to(at::kFloat);
   };
-  Module layer("__torch__." + name);
+  Module layer = make_module(name);
   layer.register_parameter("weight", draw(stream, num_weights).view(shape).requires_grad_(), false);
   layer.register_parameter("bias", draw(stream + 1, shape.front()).requires_grad_(), false);
   network.register_module(name, layer);
@@ -35,7 +42,7 @@ Module make_network(const NetworkShape& shape, const RandomSource& random) {
   const int64_t size = halve(halve(shape.image_size, shape.stride), 2);
   const int64_t kernel = shape.kernel_size;
 
-  Module network("__torch__.ConvNet");
+  Module network = make_module("ConvNet");
   add_layer(network, "conv1", {shape.channels[0], 1, kernel, kernel}, random);
   add_layer(network, "conv2", {shape.channels[1], shape.channels[0], kernel, kernel}, random);
   add_layer(network, "linear1", {shape.hidden, shape.channels[1] * size * size}, random);
@@ -49,7 +56,6 @@ def forward(self, images):
     return torch.linear(x, self.linear2.weight, self.linear2.bias)
 )",
       shape.stride, padding));
-  network.eval();
   return network;
 }
 

@@ -166,7 +166,7 @@ void plot_lines(const std::string& path, const std::string& title, const std::st
   // Common margins keep the panels' axes in line.
   script += fmt::format(
       "set multiplot layout {},1 margins 0.12,0.955,{},{} spacing 0,0.06 title {}\n", panels.size(),
-      panels.size() == 1 ? 0.16 : 0.11, panels.size() == 1 ? 0.9 : 0.92, quoted(title));
+      panels.size() == 1 ? 0.22 : 0.14, panels.size() == 1 ? 0.88 : 0.92, quoted(title));
   for (size_t i = 0; i < panels.size(); ++i) {
     const LinePanel& panel = panels[i];
     std::string plots;

@@ -69,7 +69,7 @@ BOOST_AUTO_TEST_CASE(densities_are_drawn_with_labels_as_they_are) {
   BOOST_TEST(holds(svg, "2 extreme eigenvalues"));
   BOOST_TEST(!holds(svg, "NaN"));
   // The axis is labelled on both sides of the bulk's edge, up to the outlier.
-  for (const std::string tic : {"0.1", "1", "10", "-0.5"}) {
+  for (const std::string tic : {"0.2", "1", "10", "-0.5"}) {
     BOOST_TEST(count(svg, ">" + tic + "<") >= 1u, tic);
   }
 }
