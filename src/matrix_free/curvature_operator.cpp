@@ -26,9 +26,10 @@ std::string CurvatureOperator::describe() const { return fmt::format("{}(n={})",
 TensorList CurvatureOperator::apply_impl(const TensorList& x) const {
   risk_.check_versions(versions_, describe());
   const int64_t num_batches = risk_.data().num_batches();
-  ColumnSums sums(risk_.space(), x.front().size(-1));
+  const Columns columns(x);
+  ColumnSums sums(risk_.space(), columns.size());
   for (int64_t index = 0; index < num_batches; ++index) {
-    add_batch(index, x, sums);
+    add_batch(index, columns, sums);
     if (observer_) observer_({"product", index + 1, num_batches});
   }
   TensorList result = std::move(sums).result(x.front().options());

@@ -19,7 +19,7 @@ class CurvatureOperator : public LinearOperator {
  protected:
   TensorList apply_impl(const TensorList& x) const final;
   /// Adds the batch's part of A x, block by block and column by column.
-  virtual void add_batch(int64_t index, const TensorList& x, ColumnSums& sums) const = 0;
+  virtual void add_batch(int64_t index, const Columns& x, ColumnSums& sums) const = 0;
 
   const EmpiricalRisk& risk() const noexcept { return risk_; }
   const Partition& blocks() const noexcept { return blocks_; }

@@ -78,14 +78,14 @@ class GaussNewton final : public detail::CurvatureOperator {
         Linearization{std::move(outputs), std::move(metric)});
   }
 
-  void add_batch(int64_t index, const TensorList& x, detail::ColumnSums& sums) const override {
+  void add_batch(int64_t index, const detail::Columns& x, detail::ColumnSums& sums) const override {
     const auto linearization = kept_.get(index, [&] { return linearize(index); });
     const detail::OutputLinearization& outputs = linearization->outputs;
     const Loss& loss = risk().loss_function();
     const at::Tensor output = outputs.output();
-    for (int64_t k = 0; k < x.front().size(-1); ++k) {
+    for (int64_t k = 0; k < x.size(); ++k) {
       for (const std::vector<size_t>& block : blocks()) {
-        const at::Tensor v = loss.rows(outputs.jvp(block, detail::column(x, k, block)));
+        const at::Tensor v = loss.rows(outputs.jvp(block, x.at(k, block)));
         const at::Tensor w = linearization->metric(v.unsqueeze(-1)).squeeze(-1);
         sums.add(k, block, outputs.vjp(block, loss.unrows(w, output)));
       }

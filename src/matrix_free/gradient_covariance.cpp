@@ -39,13 +39,14 @@ class GradientCovariance final : public LinearOperator {
 
   TensorList apply_impl(const TensorList& x) const override {
     risk_.check_versions(versions_, describe());
-    const int64_t num_columns = x.front().size(-1);
+    const detail::Columns columns(x);
+    const int64_t num_columns = columns.size();
     TensorList totals = {
         at::zeros({static_cast<int64_t>(blocks_.size()), num_columns}, x.front().options())};
     TensorList products;  // a_n of each batch, [blocks, K, B]
     for (int64_t index = 0; index < num_batches(); ++index) {
       const auto batch = linearization(index);
-      products.push_back(gradient_products(*batch, x));
+      products.push_back(gradient_products(*batch, columns));
       totals[0].add_((products.back() * batch->weights).sum(-1));
       report(index);
     }
@@ -87,13 +88,13 @@ class GradientCovariance final : public LinearOperator {
   }
 
   /// <g_n, v> for each block, column and example: [blocks, K, B].
-  at::Tensor gradient_products(const Linearization& batch, const TensorList& x) const {
-    const int64_t num_columns = x.front().size(-1), size = batch.weights.size(0);
-    at::Tensor products =
-        at::zeros({static_cast<int64_t>(blocks_.size()), num_columns, size}, x.front().options());
+  at::Tensor gradient_products(const Linearization& batch, const detail::Columns& x) const {
+    const int64_t num_columns = x.size(), size = batch.weights.size(0);
+    at::Tensor products = at::zeros({static_cast<int64_t>(blocks_.size()), num_columns, size},
+                                    batch.gradient.options());
     for (size_t b = 0; b < blocks_.size(); ++b) {
       for (int64_t k = 0; k < num_columns; ++k) {
-        const at::Tensor jv = batch.outputs.jvp(blocks_[b], detail::column(x, k, blocks_[b]));
+        const at::Tensor jv = batch.outputs.jvp(blocks_[b], x.at(k, blocks_[b]));
         products.select(0, static_cast<int64_t>(b))
             .select(0, k)
             .copy_((batch.gradient * jv).reshape({size, -1}).sum(1));

@@ -53,19 +53,17 @@ class Hessian final : public detail::CurvatureOperator {
         kept_(risk.data().num_batches(), detail::budget_bytes(risk, options)) {}
 
  private:
-  void add_batch(int64_t index, const TensorList& x, detail::ColumnSums& sums) const override {
+  void add_batch(int64_t index, const detail::Columns& x, detail::ColumnSums& sums) const override {
     const auto graph =
         kept_.get(index, [&] { return linearize(risk().on(index), risk().parameters()); });
-    for (int64_t k = 0; k < x.front().size(-1); ++k) {
+    for (int64_t k = 0; k < x.size(); ++k) {
       for (const std::vector<size_t>& block : blocks()) {
         TensorList gradient, parameters;
         for (const size_t i : block) {
           gradient.push_back(graph->gradient[i]);
           parameters.push_back(risk().parameters()[i]);
         }
-        sums.add(
-            k, block,
-            detail::vector_jacobian_product(gradient, parameters, detail::column(x, k, block)));
+        sums.add(k, block, detail::vector_jacobian_product(gradient, parameters, x.at(k, block)));
       }
     }
   }

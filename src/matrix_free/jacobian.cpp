@@ -37,15 +37,14 @@ class Jacobian final : public LinearOperator {
 
   TensorList apply_impl(const TensorList& x) const override {
     risk_.check_versions(versions_, describe());
-    const int64_t num_columns = x.front().size(-1);
+    const detail::Columns columns(x);
+    const int64_t num_columns = columns.size();
     Shape shape = spec().range.entries().front().shape;
     shape.push_back(num_columns);
     at::Tensor result = at::empty(shape, x.front().options());
     for_each_batch([&](const Linearization& batch, int64_t first, int64_t count) {
       for (int64_t k = 0; k < num_columns; ++k) {
-        result.narrow(0, first, count)
-            .select(-1, k)
-            .copy_(batch.jvp(all_, detail::column(x, k, all_)));
+        result.narrow(0, first, count).select(-1, k).copy_(batch.jvp(all_, columns.at(k, all_)));
       }
     });
     return {result};
@@ -53,12 +52,12 @@ class Jacobian final : public LinearOperator {
 
   TensorList apply_adjoint_impl(const TensorList& y) const override {
     risk_.check_versions(versions_, describe());
-    const int64_t num_columns = y.front().size(-1);
+    const detail::Columns columns(y);
+    const int64_t num_columns = columns.size();
     detail::ColumnSums sums(risk_.space(), num_columns);
     for_each_batch([&](const Linearization& batch, int64_t first, int64_t count) {
       for (int64_t k = 0; k < num_columns; ++k) {
-        sums.add(k, all_,
-                 batch.vjp(all_, y.front().narrow(0, first, count).select(-1, k).contiguous()));
+        sums.add(k, all_, batch.vjp(all_, columns.at(k, {0}).front().narrow(0, first, count)));
       }
     });
     return std::move(sums).result(y.front().options());

@@ -112,22 +112,26 @@ TensorList ColumnSums::result(const at::TensorOptions& options) && {
     for (TensorList& column : columns_) {
       parts.push_back(column[i].defined() ? std::move(column[i]) : at::zeros(shape, options));
     }
-    if (parts.size() == 1) {
-      joined.push_back(parts.front().unsqueeze(-1));
-    } else if (parts.empty()) {
+    if (parts.empty()) {
       Shape empty = shape;
       empty.push_back(0);
       joined.push_back(at::zeros(empty, options));
     } else {
-      joined.push_back(at::stack(parts, -1));
+      // Columns stay contiguous; a flat view is one transposition.
+      joined.push_back(parts.size() == 1 ? parts.front().unsqueeze(-1)
+                                         : at::stack(parts, 0).movedim(0, -1));
     }
   }
   return joined;
 }
 
-TensorList column(const TensorList& x, int64_t k, const std::vector<size_t>& block) {
+Columns::Columns(const TensorList& x) : size_(x.front().size(-1)) {
+  for (const at::Tensor& tensor : x) rows_.push_back(tensor.movedim(-1, 0).contiguous());
+}
+
+TensorList Columns::at(int64_t k, const std::vector<size_t>& block) const {
   TensorList column;
-  for (const size_t i : block) column.push_back(x[i].select(-1, k).contiguous());
+  for (const size_t i : block) column.push_back(rows_[i].select(0, k));
   return column;
 }
 

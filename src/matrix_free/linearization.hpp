@@ -89,8 +89,20 @@ class ColumnSums {
   std::vector<TensorList> columns_;
 };
 
-/// Column `k` of the entries of `x` (each `[shape..., K]`) at `block`, contiguous.
-TensorList column(const TensorList& x, int64_t k, const std::vector<size_t>& block);
+/// The columns of a list operand (each tensor `[shape..., K]`), each contiguous: cut once, used by
+/// every batch.
+class Columns {
+ public:
+  explicit Columns(const TensorList& x);
+
+  int64_t size() const noexcept { return size_; }
+  /// The entries of column `k` at `block`.
+  TensorList at(int64_t k, const std::vector<size_t>& block) const;
+
+ private:
+  int64_t size_;
+  TensorList rows_;  // [K, shape...]
+};
 
 /// The options' budget or the default for the risk's device.
 int64_t budget_bytes(const EmpiricalRisk& risk, const MatrixFreeOptions& options);

@@ -147,7 +147,8 @@ BOOST_AUTO_TEST_CASE(the_next_commands_work) {
   BOOST_TEST_REQUIRE(outcome.status == 0, outcome);
   const size_t begin = outcome.output.find("Next:\n");
   BOOST_TEST_REQUIRE(begin != std::string::npos, outcome);
-  const std::string commands = "set -e\ncurvature() { \"" CURVATURE_TOOL "\" \"$@\"; }\n" + outcome.output.substr(begin + 6);
+  const std::string commands =
+      "set -e\ncurvature() { \"" CURVATURE_TOOL "\" \"$@\"; }\n" + outcome.output.substr(begin + 6);
   std::ofstream(scratch / "commands") << commands;
   const std::string shell = "sh '" + scratch / "commands" + "' > /dev/null";
   BOOST_TEST(std::system(shell.c_str()) == 0, commands);

@@ -32,6 +32,7 @@ class RandomSource {
   at::Tensor normal(uint64_t stream, int64_t count) const;
   /// The same for `num_streams` consecutive streams at once, `[num_streams, count]`.
   at::Tensor uniform(uint64_t first_stream, int64_t num_streams, int64_t count) const;
+  /// The same, standard normal.
   at::Tensor normal(uint64_t first_stream, int64_t num_streams, int64_t count) const;
   /// `count` signs, each +1 or -1, from `stream`, `[count]`, float64 on the CPU.
   at::Tensor rademacher(uint64_t stream, int64_t count) const;

@@ -20,6 +20,7 @@ struct MatrixFreeOptions {
   /// kept); 0 recomputes always. Empty: `default_memory_budget` of the device. Results agree to
   /// rounding.
   std::optional<int64_t> memory_budget{};
+  /// The diagonal blocks to keep.
   Blocks blocks = Blocks::kFull;
   /// Sees the batches of each product pass by.
   Observer observer{};

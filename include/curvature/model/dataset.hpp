@@ -12,10 +12,11 @@ namespace curvature {
 /// Some examples: the tensors the model takes, in order, and what the loss compares its output to.
 /// Every tensor has the example axis first.
 struct Batch {
-  TensorList inputs;
+  TensorList inputs;   ///< what `forward` takes, in order
   at::Tensor targets;  ///< may be undefined where no loss is involved
   at::Tensor weights;  ///< `[B]`, a non-negative weight per example; undefined means ones
 
+  /// Number of examples.
   int64_t size() const { return inputs.front().size(0); }
 };
 
@@ -26,6 +27,7 @@ struct Batch {
 class Dataset {
  public:
   virtual ~Dataset() = default;
+  /// At least 1.
   virtual int64_t num_batches() const = 0;
   /// Batch number `index`; the last one may be smaller. Host memory or the model's device.
   virtual Batch batch(int64_t index) const = 0;

@@ -19,8 +19,9 @@ enum class Reduction {
   kSum,
 };
 
+/// What of the model is differentiated, and how loss terms are summed.
 struct RiskOptions {
-  Reduction reduction = Reduction::kMean;
+  Reduction reduction = Reduction::kMean;  ///< of the loss terms
   /// Names or shell patterns of the parameters to differentiate, in the order wanted (patterns
   /// expand in the model's order); empty: all that require gradients.
   std::vector<std::string> parameters{};
@@ -38,9 +39,11 @@ class EmpiricalRisk;
 /// must outlive it.
 class BatchRisk {
  public:
+  /// `EmpiricalRisk::on` makes them.
   BatchRisk(const EmpiricalRisk& risk, Batch batch, int64_t first_example)
       : risk_(&risk), batch_(std::move(batch)), first_example_(first_example) {}
 
+  /// The examples, on the model's device.
   const Batch& batch() const noexcept { return batch_; }
   /// Number of the batch's first example, by which random draws are told apart.
   int64_t first_example() const noexcept { return first_example_; }
@@ -50,6 +53,7 @@ class BatchRisk {
   at::Tensor objective(const at::Tensor& output) const;
   /// k w_r for `num_terms` loss terms: `[R]`, or a scalar if no example has a weight.
   at::Tensor term_weights(int64_t num_terms) const;
+  /// Second-order information of the unreduced terms at `output`.
   std::unique_ptr<const LossPoint> loss_point(const at::Tensor& output) const;
 
  private:
@@ -75,11 +79,11 @@ class EmpiricalRisk {
   const Space& space() const;
   /// The selected parameters.
   const TensorList& parameters() const;
-  const Model& model() const;
-  const Loss& loss_function() const;
-  const Dataset& data() const;
-  const RiskOptions& options() const;
-  const Reducer& reducer() const;
+  const Model& model() const;          ///< as given
+  const Loss& loss_function() const;   ///< as given
+  const Dataset& data() const;         ///< as given
+  const RiskOptions& options() const;  ///< as given
+  const Reducer& reducer() const;      ///< as given; in-process if none was
 
   int64_t num_examples() const;  ///< N, over all workers
   double total_weight() const;   ///< sum of the examples' weights, N if they have none

@@ -37,6 +37,7 @@ class LossPoint {
 class Loss {
  public:
   virtual ~Loss() = default;
+  /// For messages: `cross-entropy`.
   virtual std::string name() const = 0;
 
   /// The output `[B, ...]` as rows `[R, C]`: class axis last, rows of an example consecutive.
@@ -64,6 +65,7 @@ class Loss {
 };
 using LossPtr = std::shared_ptr<const Loss>;
 
+/// PyTorch's options of the same names.
 struct CrossEntropyOptions {
   int64_t class_axis = -1;     ///< axis of the output that holds the classes
   at::Tensor class_weights{};  ///< `[C]`, undefined means ones
@@ -75,14 +77,16 @@ struct CrossEntropyOptions {
 /// probabilities (floating point, the output's shape).
 LossPtr cross_entropy(CrossEntropyOptions options = {});
 
+/// What a loss term is.
 struct MeanSquaredErrorOptions {
   int64_t class_axis = -1;  ///< axis that holds the C numbers of a term; an output `[B]` has C = 1
 };
 /// PyTorch's MSE, sum_c (f_c - y_c)^2 per term, without a factor 1/2.
 LossPtr mean_squared_error(MeanSquaredErrorOptions options = {});
 
+/// What a loss term is, and how positive labels weigh.
 struct BinaryCrossEntropyOptions {
-  int64_t class_axis = -1;
+  int64_t class_axis = -1;        ///< as in MeanSquaredErrorOptions
   at::Tensor positive_weights{};  ///< `[C]` or a scalar: PyTorch's pos_weight; undefined means ones
 };
 /// PyTorch's BCE with logits; targets in [0, 1].

@@ -14,8 +14,8 @@ namespace curvature {
 
 /// A tensor with the name its model gives it.
 struct NamedTensor {
-  std::string name;
-  at::Tensor tensor;
+  std::string name;   ///< as `named_parameters()` gives it
+  at::Tensor tensor;  ///< shared with the model
 };
 
 /// A differentiable function of tensors with named parameters. Cheap to copy; copies share the
@@ -25,6 +25,7 @@ struct NamedTensor {
 /// (`load_torchscript`), a lambda. The example axis is the first of every input and of the output.
 class Model {
  public:
+  /// The forward pass.
   using Function = std::function<at::Tensor(const TensorList& inputs)>;
 
   /// A callable that reads `parameters` (leaf tensors that require gradients if they are to be
@@ -47,6 +48,7 @@ class Model {
   const std::vector<NamedTensor>& parameters() const noexcept { return parameters_; }
   /// Tensors that influence the output but are not differentiated (batch norm's statistics).
   const std::vector<NamedTensor>& buffers() const noexcept { return buffers_; }
+  /// For messages: `module`, or the file it came from.
   const std::string& description() const noexcept { return description_; }
 
  private:

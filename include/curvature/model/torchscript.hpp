@@ -11,12 +11,13 @@
 
 namespace curvature {
 
+/// What happens to an archive when it is loaded.
 struct TorchscriptOptions {
   /// Shell patterns of the parameters to differentiate; empty: those that require gradients.
   std::vector<std::string> parameters{};
   /// Casts floating-point parameters and buffers; empty: as stored.
   std::optional<c10::ScalarType> dtype{};
-  c10::Device device = c10::kCPU;
+  c10::Device device = c10::kCPU;  ///< where parameters and buffers go
 };
 
 /// Loads a TorchScript archive (`torch.jit.save`), any architecture. The mode it was saved in

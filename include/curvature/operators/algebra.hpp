@@ -43,13 +43,19 @@ OperatorPtr pow(const OperatorPtr& a, double exponent);
 /// @throws NotSupportedError if there is none
 OperatorPtr function(const OperatorPtr& a, const SpectralFunction& f);
 
+/// `sum`
 inline OperatorPtr operator+(const OperatorPtr& a, const OperatorPtr& b) { return sum(a, b); }
+/// `difference`
 inline OperatorPtr operator-(const OperatorPtr& a, const OperatorPtr& b) {
   return difference(a, b);
 }
+/// `product`
 inline OperatorPtr operator*(const OperatorPtr& a, const OperatorPtr& b) { return product(a, b); }
+/// `scaled`
 inline OperatorPtr operator*(double factor, const OperatorPtr& a) { return scaled(a, factor); }
+/// `scaled`
 inline OperatorPtr operator*(const OperatorPtr& a, double factor) { return scaled(a, factor); }
+/// `scaled` by -1
 inline OperatorPtr operator-(const OperatorPtr& a) { return scaled(a, -1); }
 
 }  // namespace curvature

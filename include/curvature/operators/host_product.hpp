@@ -11,12 +11,14 @@ namespace curvature {
 /// solvers expect: float64 arrays in host memory. Counts products; thread-safe.
 class HostProduct {
  public:
-  using Scalar = double;
+  using Scalar = double;  ///< whatever the operator's dtype is
 
   /// @throws OptionError if `a` is null
   explicit HostProduct(OperatorPtr a);
 
+  /// Length of A x.
   int64_t rows() const noexcept { return operator_->rows(); }
+  /// Length of x.
   int64_t cols() const noexcept { return operator_->cols(); }
   /// y = A x; x has `cols()` numbers, y `rows()`, and they do not overlap.
   void perform_op(const double* x, double* y) const;

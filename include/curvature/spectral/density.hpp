@@ -18,12 +18,13 @@ struct Quadrature {
   bool exact = false;           ///< the Krylov space was invariant
 };
 
+/// How much is spent on a density.
 struct QuadratureOptions {
-  int64_t num_steps = 80;  ///< Lanczos steps of a probe; clipped to n
-  int64_t num_probes = 10;
-  Probe probe = Probe::kRademacher;
-  bool reorthogonalize = true;  ///< see `LanczosOptions`
-  Observer observer = {};
+  int64_t num_steps = 80;            ///< Lanczos steps of a probe; clipped to n
+  int64_t num_probes = 10;           ///< Lanczos runs
+  Probe probe = Probe::kRademacher;  ///< distribution of the start vectors
+  bool reorthogonalize = true;       ///< see `LanczosOptions`
+  Observer observer = {};            ///< sees the steps of all probes
 };
 
 /// Gauss quadratures of the spectral measure, one for each probe, by Lanczos from that probe. Their
@@ -41,9 +42,10 @@ enum class DensityScale {
   kLog,     ///< grid of |l| + epsilon, evenly spaced in its logarithm; smoothed in the logarithm
 };
 
+/// How nodes become a curve.
 struct SmoothingOptions {
-  DensityScale scale = DensityScale::kLinear;
-  int64_t num_points = 1024;
+  DensityScale scale = DensityScale::kLinear;  ///< of the grid
+  int64_t num_points = 1024;                   ///< of the grid
   /// By what factor a kernel has fallen half-way between two of m evenly spaced nodes, > 1: the
   /// larger, the narrower. By default 3 on a linear and 1.04 on a logarithmic scale (Papyan's
   /// presets).
@@ -78,8 +80,8 @@ std::vector<double> cumulative_distribution(const std::vector<Quadrature>& quadr
 
 /// A density and what it was made of.
 struct SpectralDensity : Density {
-  std::vector<Quadrature> quadratures;
-  int64_t products = 0;
+  std::vector<Quadrature> quadratures = {};  ///< one for each probe
+  int64_t products = 0;                      ///< with the operator
 };
 
 /// Density of eigenvalues (1/n) sum_i delta(l - l_i), smoothed, by stochastic Lanczos quadrature:

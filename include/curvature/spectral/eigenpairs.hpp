@@ -19,16 +19,17 @@ enum class EigenvalueOrder {
   kMagnitude,  ///< by |value|
 };
 
+/// Which eigenpairs, and how well.
 struct EigenpairsOptions {
   int64_t count = 10;        ///< how many of the largest eigenvalues
   int64_t count_bottom = 0;  ///< how many of the smallest ones; algebraic order only
-  EigenvalueOrder order = EigenvalueOrder::kAlgebraic;
+  EigenvalueOrder order = EigenvalueOrder::kAlgebraic;  ///< of the largest ones
   /// Largest residual |A u - l u| of a converged pair, as a part of |A|; by default 1e-8 for
   /// float64 and 1e-5 for float32 operators.
   std::optional<double> tolerance = std::nullopt;
   int64_t max_restarts = 300;            ///< of the Lanczos iteration, at each end
   RandomSource random = RandomSource();  ///< of the start vectors
-  Observer observer = {};
+  Observer observer = {};                ///< sees the products
 };
 
 /// Eigenvalues, their vectors, and how good they are.
@@ -38,10 +39,11 @@ struct Eigenpairs {
   std::vector<double> residuals;  ///< |A u - l u|, from one more product with each vector
 };
 
+/// Both ends of a spectrum, and what they cost.
 struct EigenpairsResult {
   Eigenpairs top = {};     ///< largest first
   Eigenpairs bottom = {};  ///< smallest first
-  int64_t products = 0;
+  int64_t products = 0;    ///< with the operator, single vectors
   /// `kStagnated`: the operator's own rounding keeps residuals above the tolerance.
   Termination termination = Termination::kConverged;
   bool dense = false;  ///< the matrix was formed

@@ -10,6 +10,7 @@
 
 namespace curvature {
 
+/// How many steps, and how orthogonal.
 struct LanczosOptions {
   int64_t num_steps = 80;  ///< at most; clipped to n
   /// Full reorthogonalisation by classical Gram-Schmidt, after the three-term recurrence, with a
@@ -17,7 +18,7 @@ struct LanczosOptions {
   /// four times a step. Without it three vectors are kept and no basis is returned: eigenvalues
   /// then appear in several copies whose quadrature weights add up to the right ones.
   bool reorthogonalize = true;
-  Observer observer = {};
+  Observer observer = {};  ///< sees the steps
 };
 
 /// A V = V T + beta_m v_{m+1} e_m^T with T = tridiag(betas, alphas, betas) and orthonormal V.
@@ -26,10 +27,10 @@ struct LanczosResult {
   /// beta_1, ..., beta_m: the off-diagonal of T, then the norm of the last residual (0 on
   /// breakdown).
   std::vector<double> betas;
-  at::Tensor
-      basis;        ///< V^T `[m, n]` in the operator's dtype; undefined without reorthogonalisation
-  at::Tensor next;  ///< v_{m+1} `[n]`; undefined on breakdown and without reorthogonalisation
-  double start_norm = 0;
+  /// V^T `[m, n]` in the operator's dtype; undefined without reorthogonalisation.
+  at::Tensor basis;
+  at::Tensor next;        ///< v_{m+1} `[n]`; undefined on breakdown and without reorthogonalisation
+  double start_norm = 0;  ///< |start|
   bool breakdown = false;  ///< the Krylov space is invariant: Ritz pairs and quadrature are exact
 
   /// Steps made, which is also the number of products.
