@@ -8,11 +8,12 @@ if(TARGET curvature_tool)
   list(APPEND curvature_installed curvature_tool)
 endif()
 
-# Installed programs find LibTorch where this build found it.
+# Installed programs find LibTorch where this build found it; CMake itself leaves out folders inside the
+# project, where bootstrap.sh puts LibTorch.
 file(RELATIVE_PATH curvature_lib_from_bin
      "${CMAKE_INSTALL_FULL_BINDIR}" "${CMAKE_INSTALL_FULL_LIBDIR}")
 set_target_properties(${curvature_installed} PROPERTIES
-  INSTALL_RPATH "$ORIGIN/${curvature_lib_from_bin}"
+  INSTALL_RPATH "$ORIGIN/${curvature_lib_from_bin};${TORCH_INSTALL_PREFIX}/lib"
   INSTALL_RPATH_USE_LINK_PATH ON)
 
 install(TARGETS curvature EXPORT curvature_targets FILE_SET HEADERS)

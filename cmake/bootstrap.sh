@@ -15,8 +15,8 @@ Missing Debian packages are installed (without root: named). LibTorch comes from
 else from a `torch` >= 2.11 that python3 can import, else from pip, into build/venv.
 
   CURVATURE_TORCH_REQUIREMENT  what pip installs; default: torch==2.13.0
-  CURVATURE_PIP_INDEX          package index for pip; default: pip's own, and without a CUDA toolkit
-                               also https://download.pytorch.org/whl/cpu
+  CURVATURE_PIP_INDEX          package index for pip; default: pip's own. Where that offers a CUDA
+                               build and there is no CUDA toolkit, name PyTorch's CPU index
   CURVATURE_PRESET             another preset of CMakePresets.json; default: release
 END
 }
@@ -24,7 +24,7 @@ END
 readonly packages=(
   g++ cmake ninja-build python3 python3-venv
   libeigen3-dev libspectra-dev zlib1g-dev libzip-dev nlohmann-json3-dev libcli11-dev
-  libboost-dev libboost-test-dev libbenchmark-dev
+  libboost-dev libboost-test-dev
   gnuplot-nox dataset-fashion-mnist)
 readonly preset=${CURVATURE_PRESET:-release}
 readonly log=build/bootstrap.log
@@ -119,11 +119,7 @@ pip_install() {
     quietly "$(first_working /usr/bin/python3 python3)" -m venv build/venv
   fi
   local index=()
-  if [[ -n ${CURVATURE_PIP_INDEX:-} ]]; then
-    index=(--index-url "$CURVATURE_PIP_INDEX")
-  elif ! cuda_toolkit; then
-    index=(--extra-index-url https://download.pytorch.org/whl/cpu) # else Linux gets a CUDA build
-  fi
+  if [[ -n ${CURVATURE_PIP_INDEX:-} ]]; then index=(--index-url "$CURVATURE_PIP_INDEX"); fi
   watched "$venv_python" -m pip install --disable-pip-version-check --retries 2 --progress-bar off \
     "${index[@]}" "$@"
 }
@@ -135,7 +131,7 @@ find_torch() {
   pip_install "$requirement" numpy
   torch_dir=$(torch_of "$venv_python") ||
     fail "the installed torch is older than 2.11, or a CUDA build on a machine without the CUDA" \
-      "toolkit; set CURVATURE_TORCH_REQUIREMENT or CURVATURE_PIP_INDEX (see --help)"
+      "toolkit; set CURVATURE_PIP_INDEX to PyTorch's CPU index (see --help)"
 }
 
 # Some tests are Python scripts that use NumPy.

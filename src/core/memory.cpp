@@ -75,7 +75,11 @@ bool MemoryBudget::reserve(int64_t bytes) noexcept {
 
 void MemoryBudget::release(int64_t bytes) noexcept { used_ -= bytes; }
 
-int64_t measure_kept_memory(const std::function<void()>& work) {
+std::optional<int64_t> measure_kept_memory(const std::function<void()>& work) {
+  if (c10::ThreadLocalDebugInfo::get(c10::DebugInfoKind::PROFILER_STATE) != nullptr) {
+    work();
+    return std::nullopt;
+  }
   const auto meter = std::make_shared<AllocationMeter>();
   const c10::DebugInfoGuard guard(c10::DebugInfoKind::PROFILER_STATE, meter);
   work();

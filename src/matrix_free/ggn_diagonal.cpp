@@ -32,7 +32,7 @@ OperatorPtr diagonal_of_squares(const EmpiricalRisk& risk, const Observer& obser
     sums.push_back(at::zeros_like(parameter.detach()));
   }
   const Loss& loss = risk.loss_function();
-  const int64_t count = detail::num_local_examples(risk);
+  const int64_t count = risk.num_local_examples();
   detail::for_each_example(risk, 0, count, [&](int64_t n, const detail::Example& example) {
     const at::Tensor vectors = cotangents(example);
     const double weight = example.risk.term_weights(vectors.size(0)).max().item<double>();

@@ -11,7 +11,7 @@ namespace {
 
 OperatorSpec jacobian_spec(const EmpiricalRisk& risk) {
   OperatorSpec spec = detail::parameter_spec(risk, Symmetry::kGeneral);
-  Shape shape = {risk.num_examples()};
+  Shape shape = {risk.num_local_examples()};
   shape.insert(shape.end(), risk.output_shape().begin(), risk.output_shape().end());
   spec.range = Space({{"output", shape}});
   return spec;

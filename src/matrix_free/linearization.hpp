@@ -61,8 +61,9 @@ class KeptLinearizations {
     const std::lock_guard lock(slot.mutex);  // two threads do not linearise the same batch
     if (slot.kept) return slot.kept;
     Ptr made;
-    const int64_t bytes = measure_kept_memory([&] { made = linearize(); });
-    if (budget_.reserve(bytes)) slot.kept = made;
+    const auto bytes = measure_kept_memory([&] { made = linearize(); });
+    // What cannot be measured (under a profiler) cannot be budgeted.
+    if (bytes && budget_.reserve(*bytes)) slot.kept = made;
     return made;
   }
 

@@ -46,17 +46,11 @@ void for_each_example(const EmpiricalRisk& risk, int64_t first, int64_t count,
   }
 }
 
-int64_t num_local_examples(const EmpiricalRisk& risk) {
-  const int64_t last = risk.data().num_batches() - 1;
-  const BatchRisk batch = risk.on(last);
-  return batch.first_example() - risk.options().first_example + batch.batch().size();
-}
-
 }  // namespace detail
 
 TensorList per_example_gradients(const EmpiricalRisk& risk, int64_t first, int64_t count,
                                  const Observer& observer) {
-  const int64_t available = detail::num_local_examples(risk);
+  const int64_t available = risk.num_local_examples();
   CURVATURE_CHECK(first >= 0 && count >= 0 && first + count <= available, OptionError,
                   "per_example_gradients: expected examples among 0..{}, got {} from {}",
                   available - 1, count, first);

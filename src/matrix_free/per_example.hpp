@@ -18,7 +18,4 @@ struct Example {
 void for_each_example(const EmpiricalRisk& risk, int64_t first, int64_t count,
                       const std::function<void(int64_t index, const Example&)>& visit);
 
-/// Number of examples of this worker.
-int64_t num_local_examples(const EmpiricalRisk& risk);
-
 }  // namespace curvature::detail

@@ -10,6 +10,7 @@
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <curvature/model/empirical_risk.hpp>
@@ -20,6 +21,20 @@
 namespace curvature {
 
 struct EmpiricalRisk::State {
+  State(Model the_model, LossPtr the_loss, DatasetPtr the_data, RiskOptions the_options)
+      : model(std::move(the_model)),
+        loss(std::move(the_loss)),
+        data(std::move(the_data)),
+        options(std::move(the_options)),
+        reducer(options.reducer ? options.reducer : std::make_shared<const InProcessReducer>()) {}
+
+  /// Chooses the parameters to differentiate.
+  void select(const std::vector<std::string>& patterns);
+  /// Runs the model on a few examples: output, shapes, unused parameters.
+  void try_model();
+  /// Checks and counts the examples.
+  void count_data();
+
   Model model;
   LossPtr loss;
   DatasetPtr data;
@@ -27,15 +42,14 @@ struct EmpiricalRisk::State {
   std::shared_ptr<const Reducer> reducer;
   Space space;
   TensorList parameters;
-  std::vector<int64_t> first_examples;  // of each batch
-  Shape output_shape;
   std::vector<std::string> unused;
+  Shape output_shape;
+  int64_t num_classes = 0;
+  std::vector<int64_t> first_examples;  // of each batch
+  int64_t num_local_examples = 0;
   int64_t num_examples = 0;
   double total_weight = 0;
   double scale = 1;
-
-  /// Chooses the parameters to differentiate.
-  void select(const std::vector<std::string>& patterns);
 };
 
 namespace {
@@ -118,79 +132,73 @@ void EmpiricalRisk::State::select(const std::vector<std::string>& patterns) {
 
 EmpiricalRisk::EmpiricalRisk(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
+void EmpiricalRisk::State::try_model() {
+  const c10::InferenceMode no_inference(false);
+  const at::AutoGradMode with_gradients(true);
+  const Batch first = to_device(data->batch(0), parameters.front().device());
+  check_batch(first, 0);
+  TensorList few;
+  for (const at::Tensor& input : first.inputs) {
+    few.push_back(input.narrow(0, 0, std::min(first.size(), kExamplesTried)));
+  }
+  const at::Tensor output = detail::checked_output(model, few);
+  output_shape = output.sizes().slice(1).vec();
+  num_classes = loss->rows(output.detach()).size(1);
+  const at::Tensor targets = first.targets.narrow(0, 0, output.size(0));
+  loss->check_targets(targets, num_classes, output.scalar_type());
+  loss->terms(output.detach(), targets);  // throws if the shapes do not fit
+
+  TensorList gradients(parameters.size());
+  if (output.requires_grad()) {
+    gradients = torch::autograd::grad({output.sum()}, parameters, {}, /*retain_graph=*/false,
+                                      /*create_graph=*/false, /*allow_unused=*/true);
+  }
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    if (!gradients[i].defined()) unused.push_back(space.entries()[i].name);
+  }
+}
+
+void EmpiricalRisk::State::count_data() {
+  double normalizer = 0;
+  for (int64_t index = 0; index < data->num_batches(); ++index) {
+    const Batch batch = data->batch(index);
+    check_batch(batch, index);
+    loss->check_targets(batch.targets, num_classes, parameters.front().scalar_type());
+    const at::Tensor per_example = loss->normalizers(batch.targets);
+    const at::Tensor weights = batch.weights.defined() ? batch.weights.to(at::kCPU, at::kDouble)
+                                                       : at::full_like(per_example, 1);
+    first_examples.push_back(options.first_example + num_local_examples);
+    num_local_examples += batch.size();
+    total_weight += weights.sum().item<double>();
+    normalizer += (weights * per_example).sum().item<double>();
+  }
+  TensorList totals = {
+      at::tensor({static_cast<double>(num_local_examples), total_weight, normalizer}, at::kDouble)};
+  reducer->sum(totals);
+  num_examples = static_cast<int64_t>(totals[0][0].item<double>());
+  total_weight = totals[0][1].item<double>();
+  normalizer = totals[0][2].item<double>();
+  CURVATURE_CHECK(normalizer > 0, DataError,
+                  "EmpiricalRisk: no loss term counts; all weights are zero or all labels ignored");
+  if (options.reduction == Reduction::kMean) scale = 1 / normalizer;
+}
+
 EmpiricalRisk::EmpiricalRisk(Model model, LossPtr loss, DatasetPtr data, RiskOptions options) {
   CURVATURE_CHECK(loss && data, OptionError, "EmpiricalRisk: loss and data must not be null");
   CURVATURE_CHECK(std::isfinite(options.weight_decay) && options.weight_decay >= 0, OptionError,
                   "EmpiricalRisk: weight_decay must be finite and not negative; got {}",
                   options.weight_decay);
-  auto state = std::make_shared<State>(State{std::move(model),
-                                             std::move(loss),
-                                             std::move(data),
-                                             std::move(options),
-                                             nullptr,
-                                             {},
-                                             {},
-                                             {},
-                                             {},
-                                             {}});
-  state->reducer =
-      state->options.reducer ? state->options.reducer : std::make_shared<const InProcessReducer>();
+  auto state = std::make_shared<State>(std::move(model), std::move(loss), std::move(data),
+                                       std::move(options));
   state->select(state->options.parameters);
   for (size_t i = 0; i < state->parameters.size(); ++i) {
     CURVATURE_CHECK(at::isfinite(state->parameters[i].detach()).all().item<bool>(), ModelError,
                     "EmpiricalRisk: parameter '{}' contains NaN or infinity",
                     state->space.entries()[i].name);
   }
-  state_ = state;
-
-  // Run the model on a few examples.
-  const Batch first = to_device(state->data->batch(0), state->parameters.front().device());
-  check_batch(first, 0);
-  TensorList few;
-  for (const at::Tensor& input : first.inputs) {
-    few.push_back(input.narrow(0, 0, std::min(first.size(), kExamplesTried)));
-  }
-  const at::AutoGradMode with_gradients(true);
-  const at::Tensor output = detail::checked_output(state->model, few);
-  state->output_shape = output.sizes().slice(1).vec();
-  const int64_t num_classes = state->loss->rows(output.detach()).size(1);
-  TensorList gradients(state->parameters.size());
-  if (output.requires_grad()) {
-    gradients = torch::autograd::grad({output.sum()}, state->parameters, {}, /*retain_graph=*/false,
-                                      /*create_graph=*/false, /*allow_unused=*/true);
-  }
-  for (size_t i = 0; i < gradients.size(); ++i) {
-    if (!gradients[i].defined()) state->unused.push_back(state->space.entries()[i].name);
-  }
-
-  const at::Tensor few_targets = first.targets.narrow(0, 0, output.size(0));
-  state->loss->check_targets(few_targets, num_classes, output.scalar_type());
-  state->loss->terms(output.detach(), few_targets);  // throws if the shapes do not fit
-
-  // Check and count the data.
-  double normalizer = 0;
-  const bool is_mean = state->options.reduction == Reduction::kMean;
-  for (int64_t index = 0; index < state->data->num_batches(); ++index) {
-    const Batch batch = state->data->batch(index);
-    check_batch(batch, index);
-    state->loss->check_targets(batch.targets, num_classes, output.scalar_type());
-    const at::Tensor per_example = state->loss->normalizers(batch.targets);
-    const at::Tensor weights = batch.weights.defined() ? batch.weights.to(at::kCPU, at::kDouble)
-                                                       : at::full_like(per_example, 1);
-    state->first_examples.push_back(state->options.first_example + state->num_examples);
-    state->num_examples += batch.size();
-    state->total_weight += weights.sum().item<double>();
-    normalizer += (weights * per_example).sum().item<double>();
-  }
-  TensorList totals = {at::tensor(
-      {static_cast<double>(state->num_examples), state->total_weight, normalizer}, at::kDouble)};
-  state->reducer->sum(totals);
-  state->num_examples = static_cast<int64_t>(totals[0][0].item<double>());
-  state->total_weight = totals[0][1].item<double>();
-  normalizer = totals[0][2].item<double>();
-  CURVATURE_CHECK(normalizer > 0, DataError,
-                  "EmpiricalRisk: no loss term counts; all weights are zero or all labels ignored");
-  state->scale = is_mean ? 1 / normalizer : 1;
+  state->try_model();
+  state->count_data();
+  state_ = std::move(state);
 }
 
 const Space& EmpiricalRisk::space() const { return state_->space; }
@@ -201,6 +209,7 @@ const Dataset& EmpiricalRisk::data() const { return *state_->data; }
 const RiskOptions& EmpiricalRisk::options() const { return state_->options; }
 const Reducer& EmpiricalRisk::reducer() const { return *state_->reducer; }
 int64_t EmpiricalRisk::num_examples() const { return state_->num_examples; }
+int64_t EmpiricalRisk::num_local_examples() const { return state_->num_local_examples; }
 double EmpiricalRisk::total_weight() const { return state_->total_weight; }
 double EmpiricalRisk::scale() const { return state_->scale; }
 const Shape& EmpiricalRisk::output_shape() const { return state_->output_shape; }
@@ -233,6 +242,7 @@ TensorList EmpiricalRisk::gradient(const Observer& observer) const {
   for (const at::Tensor& parameter : parameters()) {
     total.push_back(at::zeros_like(parameter.detach()));
   }
+  const c10::InferenceMode no_inference(false);
   for (int64_t index = 0; index < num_batches; ++index) {
     const at::AutoGradMode with_gradients(true);
     const BatchRisk view = on(index);

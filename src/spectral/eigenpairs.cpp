@@ -22,10 +22,11 @@ namespace {
 using detail::LargestPairs;
 using detail::ShiftedProduct;
 
-constexpr int64_t kDenseSize = 256;    // up to here, n products cost less than restarts
-constexpr int64_t kScaleSteps = 8;     // Lanczos steps that tell |A| within a few percent
-constexpr int64_t kSearchSteps = 20;   // Lanczos steps that look for a missed copy
-constexpr int64_t kExtraVectors = 20;  // of the Krylov space, beyond twice the wanted pairs
+constexpr int64_t kDenseSize = 256;   // up to here, n products cost less than restarts
+constexpr int64_t kScaleSteps = 8;    // Lanczos steps that tell |A| within a few percent
+constexpr int64_t kSearchSteps = 20;  // vectors of a restarted run that looks for a missed copy
+constexpr double kSearchTolerance = 1e-2;  // where that run begins, see `Iteration::search`
+constexpr int64_t kExtraVectors = 20;      // of the Krylov space, beyond twice the wanted pairs
 
 void check_options(const LinearOperator& a, const EigenpairsOptions& options) {
   CURVATURE_CHECK(a.is_symmetric(), NotSupportedError,
@@ -161,11 +162,26 @@ class Iteration {
     for (int64_t round = 0; round < count && found.converged; ++round) {
       if (found.values.front() - found.values.back() <= tolerance_) return;
       product.deflate(found.vectors);
-      const LargestPairs search = restarted_lanczos(
-          product, random_vector(), {1, kSearchSteps, /*max_restarts=*/0, tolerance_ / 2});
+      const LargestPairs next = search(product, found.values.back());
       // No Ritz value exceeds the largest eigenvalue, so a larger one than found is a proof.
-      if (search.values[0] <= found.values.back() + tolerance_) return;
-      insert(run(product, search.vectors.select(1, 0), 1), found);
+      if (next.values[0] <= found.values.back() + tolerance_) return;
+      insert(run(product, next.vectors.select(1, 0), 1), found);
+    }
+  }
+
+  /// The largest pair of the deflated product, as well as it takes to see that it exceeds `bound`
+  /// or, its residual being a tenth of the distance, stays below.
+  LargestPairs search(ShiftedProduct& product, double bound) {
+    LargestPairs best;
+    at::Tensor start = random_vector();
+    for (double tolerance = kSearchTolerance;; tolerance /= 10) {
+      best = detail::restarted_lanczos(
+          product, start,
+          {1, kSearchSteps, options_.max_restarts, std::max(tolerance, tolerance_)});
+      const double distance = bound - best.values[0];
+      if (distance < -tolerance_ || tolerance <= distance / 10 || tolerance <= tolerance_)
+        return best;
+      start = best.vectors.select(1, 0);
     }
   }
 

@@ -110,6 +110,13 @@ BOOST_AUTO_TEST_CASE(the_two_dimensional_laplacian_has_pairs) {
   check_both_ends(torch::kron(one, identity) + torch::kron(identity, one), 8, 8);
 }
 
+BOOST_AUTO_TEST_CASE(copies_in_a_cluster_at_the_edge_are_found) {
+  // The ring: 2 - 2 cos(2 pi k / n), pairs that lie 2e-4 of the range apart.
+  const int64_t n = 400;
+  const at::Tensor shift = torch::eye(n, double_options()).roll(1, 0);
+  check_both_ends(2 * torch::eye(n, double_options()) - shift - shift.t(), 4, 4);
+}
+
 BOOST_AUTO_TEST_CASE(clusters) {
   const at::Tensor eigenvalues =
       torch::cat({1 + 1e-6 * bulk(0, 1, 5), 0.5 + 1e-3 * bulk(0, 1, 5), bulk(0, 0.2, 390)});

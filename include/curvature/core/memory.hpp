@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <optional>
 
 #include <c10/core/Device.h>
 
@@ -33,7 +34,8 @@ class MemoryBudget {
   std::atomic<int64_t> used_ = 0;
 };
 
-/// Runs `work` and returns the bytes of tensor memory that it allocated and did not free.
-int64_t measure_kept_memory(const std::function<void()>& work);
+/// Runs `work` and returns the bytes of tensor memory that it allocated and did not free; nothing
+/// if another meter is at work in this thread (LibTorch's profiler), since there is room for one.
+std::optional<int64_t> measure_kept_memory(const std::function<void()>& work);
 
 }  // namespace curvature

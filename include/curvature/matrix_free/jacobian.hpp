@@ -7,8 +7,8 @@
 namespace curvature {
 
 /// Jacobian of the model's outputs for all examples with respect to the risk's parameters,
-/// unscaled; the range is one tensor `[N, output...]`. Loss, targets, weights and weight decay play
-/// no role.
+/// unscaled; the range is one tensor `[N, output...]` for the N examples of this worker. Loss,
+/// targets, weights and weight decay play no role.
 OperatorPtr jacobian(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
 
 /// Neural tangent kernel J J^T on `[N, output...]`, positive semidefinite.

@@ -85,9 +85,10 @@ class EmpiricalRisk {
   const RiskOptions& options() const;  ///< as given
   const Reducer& reducer() const;      ///< as given; in-process if none was
 
-  int64_t num_examples() const;  ///< N, over all workers
-  double total_weight() const;   ///< sum of the examples' weights, N if they have none
-  double scale() const;          ///< k
+  int64_t num_examples() const;        ///< N, over all workers
+  int64_t num_local_examples() const;  ///< of this worker
+  double total_weight() const;         ///< sum of the examples' weights, N if they have none
+  double scale() const;                ///< k
   /// Shape of the output for one example (of the first batch), without the example axis.
   const Shape& output_shape() const;
   /// Names of selected parameters that the model does not use (on the examples tried at
