@@ -147,13 +147,12 @@ BOOST_DATA_TEST_CASE(products_work_without_gradients_and_in_inference_mode, bdat
     const at::NoGradGuard no_grad;
     BOOST_TEST(close(kind.build(own.risk, {})->apply(v), expected));
   }
+  const DatasetPtr data =
+      tensor_dataset({at::ones({2, 2}, at::kDouble)}, at::zeros({2}, at::kLong), 2);
   const c10::InferenceMode inference;
   BOOST_TEST(close(kind.build(own.risk, {})->apply(v.clone()), expected));
   BOOST_TEST(close(kind.build(own.risk.with_parameters({"*"}), {})->apply(v.clone()), expected));
-  BOOST_CHECK_NO_THROW(
-      EmpiricalRisk(own.risk.model(), cross_entropy(),
-                    tensor_dataset({at::ones({2, 2}, at::kDouble)}, at::zeros({2}, at::kLong), 2))
-          .gradient());
+  BOOST_CHECK_NO_THROW(EmpiricalRisk(own.risk.model(), cross_entropy(), data).gradient());
 }
 
 BOOST_DATA_TEST_CASE(the_observer_sees_every_batch, bdata::make(kKinds), kind) {
