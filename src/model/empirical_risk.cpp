@@ -237,12 +237,12 @@ double EmpiricalRisk::loss(const Observer& observer) const {
 }
 
 TensorList EmpiricalRisk::gradient(const Observer& observer) const {
+  const c10::InferenceMode no_inference(false);
   const int64_t num_batches = data().num_batches();
   TensorList total;
   for (const at::Tensor& parameter : parameters()) {
     total.push_back(at::zeros_like(parameter.detach()));
   }
-  const c10::InferenceMode no_inference(false);
   for (int64_t index = 0; index < num_batches; ++index) {
     const at::AutoGradMode with_gradients(true);
     const BatchRisk view = on(index);
