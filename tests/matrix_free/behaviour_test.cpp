@@ -234,7 +234,7 @@ BOOST_AUTO_TEST_CASE(the_mean_of_the_monte_carlo_ggn_is_the_ggn) {
   for (const Problem& problem : problems()) {
     BOOST_TEST_CONTEXT(problem.name) {
       const EmpiricalRisk risk = problem.risk(3);
-      const at::Tensor v = RandomSource(5).normal(0, risk.space().size());
+      const at::Tensor v = RandomSource(5).normal(0, risk.space().size()).to(test_device());
       const at::Tensor expected = ggn(risk)->apply(v);
       TensorList draws;
       for (uint64_t seed = 0; seed < 400; ++seed) {

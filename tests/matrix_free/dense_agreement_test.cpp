@@ -72,7 +72,7 @@ BOOST_DATA_TEST_CASE(the_jacobian_and_its_adjoint_equal_the_dense_one, bdata::ma
   const OperatorPtr j = jacobian(risk);
 
   BOOST_TEST(close(materialize(*j), expected));
-  BOOST_TEST(close(j->apply_adjoint(at::eye(expected.size(0), at::kDouble)), expected.t()));
+  BOOST_TEST(close(j->apply_adjoint(at::eye(expected.size(0), expected.options())), expected.t()));
   BOOST_TEST(close(materialize(*ntk(risk)), expected.mm(expected.t())));
   BOOST_TEST((ntk(risk)->spec().symmetry >= Symmetry::kPositiveSemidefinite));
 }
@@ -128,7 +128,7 @@ BOOST_DATA_TEST_CASE(a_subset_in_another_order_is_a_principal_submatrix, bdata::
     const SpaceEntry& original = all.space().entries()[*all.space().find(entry.name)];
     for (int64_t i = 0; i < original.size; ++i) rows.push_back(original.offset + i);
   }
-  const at::Tensor index = at::tensor(rows);
+  const at::Tensor index = at::tensor(rows).to(test_device());
 
   BOOST_TEST(some.space().entries()[0].name == "2.weight");
   BOOST_TEST(some.space().entries()[2].name == "0.weight");

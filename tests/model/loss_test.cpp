@@ -35,7 +35,8 @@ void check_point(const Problem& problem) {
   const at::Tensor expected = term_hessians(loss, output, problem.targets);
   const at::Tensor v = RandomSource(1)
                            .normal(0, expected.size(0), expected.size(1) * 2)
-                           .view({expected.size(0), expected.size(1), 2});
+                           .view({expected.size(0), expected.size(1), 2})
+                           .to(expected.device());
 
   const at::Tensor leaf = output.clone().requires_grad_();
   const at::Tensor gradient =

@@ -1,15 +1,18 @@
 #include "support/problems.hpp"
 
+#include "support/tensor_close.hpp"
+
 namespace curvature::testing {
 namespace {
 
 namespace F = torch::nn::functional;
 
-const auto kReal = at::TensorOptions(at::kDouble);
+const auto kReal = at::TensorOptions(at::kDouble).device(test_device());
 
 /// Numbers in [-1, 1] that depend on `seed` only; the global generator is not touched.
 at::Tensor numbers(at::IntArrayRef shape, uint64_t seed) {
-  return (2 * RandomSource(seed).uniform(0, c10::multiply_integers(shape)) - 1).view(shape);
+  const at::Tensor unit = RandomSource(seed).uniform(0, c10::multiply_integers(shape));
+  return (2 * unit.to(test_device()) - 1).view(shape);
 }
 
 at::Tensor labels(at::IntArrayRef shape, int64_t num_classes, uint64_t seed) {
@@ -20,7 +23,7 @@ at::Tensor labels(at::IntArrayRef shape, int64_t num_classes, uint64_t seed) {
 template <class Holder>
 Holder seeded(Holder module, uint64_t seed) {
   const at::NoGradGuard no_grad;
-  module->to(at::kDouble);
+  module->to(test_device(), at::kDouble);
   module->eval();
   for (at::Tensor& parameter : module->parameters()) {
     parameter.copy_(0.6 * numbers(parameter.sizes(), seed++));
@@ -263,8 +266,8 @@ at::Tensor dense_empirical_fisher(const Problem& problem, const EmpiricalRisk& r
   const at::Tensor g = torch::autograd::grad(
       {problem.reference(output, problem.targets, Reduction::kSum)}, {output})[0];
   const at::Tensor rows_g = problem.loss->rows(g);
-  const at::Tensor index =
-      problem.loss->rows(at::arange(output.numel(), at::kLong).view(output.sizes()));
+  const at::Tensor index = problem.loss->rows(
+      at::arange(output.numel(), output.options().dtype(at::kLong)).view(output.sizes()));
   const at::Tensor j = dense_jacobian(problem, risk);
   at::Tensor fisher = at::zeros({j.size(1), j.size(1)}, kReal);
   for (int64_t r = 0; r < rows_g.size(0); ++r) {

@@ -9,7 +9,7 @@
 
 namespace curvature::testing {
 
-/// A small learning problem in float64 with PyTorch's own definition of its loss, for dense
+/// A small learning problem in float64 on the test device with PyTorch's own definition of its loss, for dense
 /// oracles.
 struct Problem {
   std::string name;
