@@ -9,8 +9,8 @@
 
 namespace curvature::testing {
 
-/// A small learning problem in float64 on the test device with PyTorch's own definition of its loss, for dense
-/// oracles.
+/// A small learning problem in float64 on the test device with PyTorch's own definition of its
+/// loss, for dense oracles.
 struct Problem {
   std::string name;
   Model model;
