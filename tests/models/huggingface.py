@@ -89,7 +89,8 @@ def by_tool(tool: str, folder: Path, command: list[str], num_inputs: int) -> Ten
     for i in range(num_inputs):
         problem += ["--inputs", folder / f"inputs{i}.npy"]
     output = folder / "output.npy"
-    subprocess.run([tool, *command, *problem, "--output", output], check=True)
+    subprocess.run([tool, *command, *problem, "--output", output], check=True,
+                   stdout=subprocess.DEVNULL)
     return torch.from_numpy(np.load(output))
 
 
