@@ -31,9 +31,11 @@ OperatorPtr empirical_fisher(const EmpiricalRisk& risk, const MatrixFreeOptions&
 /// multiplicities. Without weight decay.
 OperatorPtr gradient_covariance(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
 
-/// The GGN's diagonal as an operator, exact: one backward pass per example and column of its loss
-/// Hessian's square root. With `monte_carlo`: one per example and draw.
+/// The GGN's diagonal as an operator, exact, weight decay included: one backward pass per example
+/// and column of its loss Hessian's square root.
 OperatorPtr ggn_diagonal(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
+/// Its Monte-Carlo estimate: one backward pass per example and draw, the terms of an example
+/// together.
 OperatorPtr ggn_mc_diagonal(const EmpiricalRisk& risk, const MonteCarloOptions& monte_carlo,
                             const MatrixFreeOptions& options = {});
 
