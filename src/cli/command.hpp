@@ -20,6 +20,7 @@ struct Invocation {
 void add_info_command(CLI::App& tool, const Invocation& invocation);
 void add_gradient_command(CLI::App& tool, const Invocation& invocation);
 void add_apply_command(CLI::App& tool, const Invocation& invocation);
+void add_solve_command(CLI::App& tool, const Invocation& invocation);
 void add_spectrum_command(CLI::App& tool, const Invocation& invocation);
 void add_demo_command(CLI::App& tool, const Invocation& invocation);
 void add_export_snippet_command(CLI::App& tool);

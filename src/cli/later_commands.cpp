@@ -6,7 +6,7 @@
 namespace curvature::cli {
 
 void add_later_commands(CLI::App& tool) {
-  for (const std::string name : {"solve", "estimate"}) {
+  for (const std::string name : {"estimate"}) {
     CLI::App* command = tool.add_subcommand(name, "not available in this version");
     command->allow_extras();
     command->callback([name] {

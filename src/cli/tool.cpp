@@ -94,6 +94,7 @@ void add_commands(CLI::App& tool, const Invocation& invocation) {
   add_info_command(tool, invocation);
   add_gradient_command(tool, invocation);
   add_apply_command(tool, invocation);
+  add_solve_command(tool, invocation);
   add_spectrum_command(tool, invocation);
   add_later_commands(tool);
   add_demo_command(tool, invocation);
