@@ -3,15 +3,13 @@
 #include <algorithm>
 #include <functional>
 
-#include <ATen/TensorOperators.h>
-
 #include <curvature/matrix_free/ggn.hpp>
-#include <curvature/operators/diagonal.hpp>
 #include <curvature/solvers/conjugate_gradient.hpp>
 #include <curvature/solvers/direct.hpp>
 #include <curvature/solvers/least_squares.hpp>
 #include <curvature/solvers/minres.hpp>
 #include <curvature/solvers/neumann.hpp>
+#include <curvature/solvers/preconditioner.hpp>
 
 #include "core/check.hpp"
 
@@ -70,17 +68,6 @@ const Choice& choice_of(const SolverOptions& options) {
                        [&](const Choice& choice) { return choice.name == options.name; });
 }
 
-/// The inverse of the GGN's diagonal plus damping: positive whatever the operator is. Entries of
-/// parameters that do not matter are raised to a millionth of the largest.
-OperatorPtr diagonal_preconditioner(const EmpiricalRisk& risk, double damping,
-                                    const ProblemOptions& problem) {
-  const at::Tensor d = *ggn_diagonal(risk, {.memory_budget = problem.memory_budget})->diagonal() +
-                       std::max(damping, 0.0);
-  const double largest = d.max().item<double>();
-  return curvature::diagonal(d.clamp_min(largest > 0 ? 1e-6 * largest : 1.0).reciprocal(),
-                             risk.space());
-}
-
 }  // namespace
 
 std::vector<std::string> solver_names() {
@@ -126,7 +113,10 @@ SolverPtr make_solver(const SolverOptions& options, const EmpiricalRisk& risk,
                                 .max_iterations = max_iterations_of(options),
                                 .observer = observer};
   if (!options.preconditioner.empty()) {
-    iteration.preconditioner = diagonal_preconditioner(risk, choice.damping, problem);
+    // Of the GGN, which is positive, whatever the operator is.
+    const OperatorPtr ggn = ggn_diagonal(risk, {.memory_budget = problem.memory_budget});
+    iteration.preconditioner =
+        diagonal_preconditioner(*ggn->diagonal(), risk.space(), std::max(choice.damping, 0.0));
   }
   return choice_of(options).make(iteration, options, RandomSource(problem.seed).derive(1));
 }
