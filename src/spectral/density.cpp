@@ -6,18 +6,12 @@
 #include <curvature/spectral/lanczos.hpp>
 
 #include "core/check.hpp"
+#include "spectral/lockstep_lanczos.hpp"
+#include "spectral/quadrature.hpp"
+#include "spectral/sampling.hpp"
 
 namespace curvature {
 namespace {
-
-/// Gauss quadrature of a Lanczos run: nodes are the Ritz values, weights the squared first
-/// components.
-Quadrature to_quadrature(const LanczosResult& run) {
-  const RitzPairs ritz = ritz_pairs(run);
-  const at::Tensor weights = ritz.coefficients[0].square().contiguous();
-  const double* data = weights.const_data_ptr<double>();
-  return {ritz.values, {data, data + weights.numel()}, run.breakdown};
-}
 
 void check_smoothing(const std::vector<Quadrature>& quadratures, const SmoothingOptions& options) {
   CURVATURE_CHECK(!quadratures.empty(), OptionError, "smooth: there are no quadratures");
@@ -113,26 +107,40 @@ double kernel_width(const std::vector<Quadrature>& quadratures, const SmoothingO
 
 }  // namespace
 
+namespace detail {
+
+Quadrature to_quadrature(const LanczosResult& run) {
+  const RitzPairs ritz = ritz_pairs(run);
+  return {ritz.values, to_host_vector(ritz.coefficients[0].square()), run.breakdown};
+}
+
+}  // namespace detail
+
 std::vector<Quadrature> lanczos_quadratures(const LinearOperator& a,
                                             const QuadratureOptions& options,
                                             const RandomSource& source) {
   CURVATURE_CHECK(options.num_probes > 0, OptionError,
                   "lanczos_quadratures: num_probes must be positive; got {}", options.num_probes);
-  const int64_t total = options.num_probes * std::min(options.num_steps, a.rows());
-  const auto tensor_options = at::TensorOptions().dtype(a.spec().dtype).device(a.spec().device);
+  CURVATURE_CHECK(options.probes_at_once > 0, OptionError,
+                  "lanczos_quadratures: probes_at_once must be positive; got {}",
+                  options.probes_at_once);
+  const int64_t steps_per_probe = std::min(options.num_steps, a.rows());
   std::vector<Quadrature> quadratures;
-  int64_t done = 0;
-  for (int64_t i = 0; i < options.num_probes; ++i) {
+  for (int64_t first = 0; first < options.num_probes; first += options.probes_at_once) {
+    const int64_t count = std::min(options.probes_at_once, options.num_probes - first);
     LanczosOptions lanczos_options{.num_steps = options.num_steps,
                                    .reorthogonalize = options.reorthogonalize};
     if (options.observer) {
       lanczos_options.observer = [&](const Progress& progress) {
-        options.observer({"Spectral density", done + progress.done, total});
+        options.observer({"Spectral density", first * steps_per_probe + progress.done,
+                          options.num_probes * steps_per_probe});
       };
     }
-    const at::Tensor probe = draw_probes(source, options.probe, a.cols(), i, 1, tensor_options);
-    quadratures.push_back(to_quadrature(lanczos(a, probe.squeeze(1), lanczos_options)));
-    done = (i + 1) * total / options.num_probes;
+    const at::Tensor probes =
+        draw_probes(source, options.probe, a.cols(), first, count, detail::options_of(a));
+    for (const LanczosResult& run : detail::lockstep_lanczos(a, probes, lanczos_options)) {
+      quadratures.push_back(detail::to_quadrature(run));
+    }
   }
   return quadratures;
 }
@@ -166,20 +174,24 @@ Density smooth(const std::vector<Quadrature>& quadratures, const SmoothingOption
   return density;
 }
 
-std::vector<double> cumulative_distribution(const std::vector<Quadrature>& quadratures,
-                                            const std::vector<double>& points) {
+CumulativeDistribution cumulative_distribution(const std::vector<Quadrature>& quadratures,
+                                               const std::vector<double>& points) {
   CURVATURE_CHECK(!quadratures.empty(), OptionError,
                   "cumulative_distribution: there are no quadratures");
-  std::vector<double> distribution(points.size());
+  std::vector<detail::SampleMean> means(points.size());
   for (const Quadrature& quadrature : quadratures) {
     std::vector<double> sums{0};
     for (const double weight : quadrature.weights) sums.push_back(sums.back() + weight);
     for (size_t i = 0; i < points.size(); ++i) {
       const auto above =
           std::upper_bound(quadrature.nodes.begin(), quadrature.nodes.end(), points[i]);
-      distribution[i] += sums[static_cast<size_t>(above - quadrature.nodes.begin())] /
-                         static_cast<double>(quadratures.size());
+      means[i].add(sums[static_cast<size_t>(above - quadrature.nodes.begin())]);
     }
+  }
+  CumulativeDistribution distribution;
+  for (const detail::SampleMean& mean : means) {
+    distribution.values.push_back(mean.mean());
+    if (const auto error = mean.standard_error()) distribution.standard_errors.push_back(*error);
   }
   return distribution;
 }

@@ -24,7 +24,10 @@ struct QuadratureOptions {
   int64_t num_probes = 10;           ///< Lanczos runs
   Probe probe = Probe::kRademacher;  ///< distribution of the start vectors
   bool reorthogonalize = true;       ///< see `LanczosOptions`
-  Observer observer = {};            ///< sees the steps of all probes
+  /// Lanczos runs that go step by step together, so that their columns are multiplied at once; each
+  /// keeps a basis. Changes nothing beyond rounding.
+  int64_t probes_at_once = 1;
+  Observer observer = {};  ///< sees the steps of all probes
 };
 
 /// Gauss quadratures of the spectral measure, one for each probe, by Lanczos from that probe. Their
@@ -74,9 +77,17 @@ struct Density {
 ///   epsilon <= 0
 Density smooth(const std::vector<Quadrature>& quadratures, const SmoothingOptions& options = {});
 
+/// Number of eigenvalues up to a point, as a part of n.
+struct CumulativeDistribution {
+  std::vector<double> values;  ///< within 0 and 1, not decreasing for increasing points
+  /// Standard error of each value over the probes; empty with a single probe.
+  std::vector<double> standard_errors = {};
+};
+
 /// Estimates F(t) = (eigenvalues <= t) / n at each of `points`; needs no smoothing.
-std::vector<double> cumulative_distribution(const std::vector<Quadrature>& quadratures,
-                                            const std::vector<double>& points);
+/// @throws OptionError for no quadratures
+CumulativeDistribution cumulative_distribution(const std::vector<Quadrature>& quadratures,
+                                               const std::vector<double>& points);
 
 /// A density and what it was made of.
 struct SpectralDensity : Density {
