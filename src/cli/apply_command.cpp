@@ -26,8 +26,9 @@ int64_t columns_of(const at::Tensor& vectors) { return vectors.dim() == 2 ? vect
 Plan plan_of(const ApplyOptions& options, const Problem& problem, const at::Tensor& vectors) {
   const int64_t products =
       columns_of(vectors) + products_to_build(options.choice, problem.space.size());
-  return {fmt::format("{} of {}", count_of(products, "product"), options.choice.name), products,
-          2 * vectors.numel() * vectors.element_size()};
+  return {.job = fmt::format("{} of {}", count_of(products, "product"), options.choice.name),
+          .products = products,
+          .memory_bytes = 2 * vectors.numel() * vectors.element_size()};
 }
 
 at::Tensor compute(const ApplyOptions& options, const EmpiricalRisk& risk,

@@ -22,10 +22,9 @@ void add_gradient_command(CLI::App& tool, const Invocation& invocation);
 void add_apply_command(CLI::App& tool, const Invocation& invocation);
 void add_solve_command(CLI::App& tool, const Invocation& invocation);
 void add_spectrum_command(CLI::App& tool, const Invocation& invocation);
+void add_estimate_command(CLI::App& tool, const Invocation& invocation);
 void add_demo_command(CLI::App& tool, const Invocation& invocation);
 void add_export_snippet_command(CLI::App& tool);
 void add_completion_command(CLI::App& tool);
-/// Commands that are known by name and not part of this version.
-void add_later_commands(CLI::App& tool);
 
 }  // namespace curvature::cli

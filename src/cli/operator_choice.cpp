@@ -90,6 +90,8 @@ OperatorPtr make_operator(const EmpiricalRisk& risk, const OperatorOptions& opti
   return options.damping == 0 ? made : shifted(made, options.damping);
 }
 
+bool is_diagonal(const OperatorOptions& options) { return choice_of(options).is_diagonal; }
+
 int64_t products_to_build(const OperatorOptions& options, int64_t size) {
   return options.name == "hessian-diagonal" ? size : 0;
 }

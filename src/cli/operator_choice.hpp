@@ -28,6 +28,8 @@ void check_operator_options(const OperatorOptions& options);
 OperatorPtr make_operator(const EmpiricalRisk& risk, const OperatorOptions& options,
                           const ProblemOptions& problem, const Observer& observer);
 
+/// Whether the operator is a diagonal, computed when it is made.
+bool is_diagonal(const OperatorOptions& options);
 /// Products that it takes to build the operator for `size` parameters: an exact Hessian diagonal is
 /// not for free.
 int64_t products_to_build(const OperatorOptions& options, int64_t size);

@@ -85,9 +85,10 @@ void print_plan(const Plan& plan, const Problem& problem, const ProblemOptions& 
 void announce(const Plan& plan, const OperatorOptions& choice, const ProblemOptions& options) {
   constexpr int64_t kMuch = int64_t{1} << 30;
   if (options.json) return;
-  if (choice.name == "hessian-diagonal") {
-    print_text(fmt::format("an exact Hessian diagonal takes a product for each parameter: {}\n",
-                           plan.job));
+  const bool hessian_diagonal = choice.name == "hessian-diagonal";
+  if (hessian_diagonal || plan.product_per_parameter) {
+    print_text(fmt::format("an exact {} takes a product for each parameter: {}\n",
+                           hessian_diagonal ? "Hessian diagonal" : "answer", plan.job));
   }
   if (plan.memory_bytes > kMuch) {
     print_text(fmt::format("needs {} for vectors and matrices, {} are free\n",

@@ -33,6 +33,7 @@ struct Plan {
   std::string job;           ///< in words: `3 products of the hessian`
   int64_t products = 0;      ///< of the operator
   int64_t memory_bytes = 0;  ///< of vectors and matrices, without what is kept between products
+  bool product_per_parameter = false;  ///< which people should hear first
 };
 
 /// Answers `--dry-run`.

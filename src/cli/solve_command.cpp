@@ -34,7 +34,9 @@ Plan plan_of(const SolveOptions& options, const Problem& problem, const at::Tens
   const std::string job = fmt::format(
       "solution of {} with {} by {}, {}{}", count_of(columns, "system"), options.choice.name,
       options.solver.name, iterations > 0 ? "at most " : "", count_of(products, "product"));
-  return {job, products + products_to_build(options.choice, size), memory_of(options.solver, rhs)};
+  return {.job = job,
+          .products = products + products_to_build(options.choice, size),
+          .memory_bytes = memory_of(options.solver, rhs)};
 }
 
 struct Result {

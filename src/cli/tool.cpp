@@ -96,7 +96,7 @@ void add_commands(CLI::App& tool, const Invocation& invocation) {
   add_apply_command(tool, invocation);
   add_solve_command(tool, invocation);
   add_spectrum_command(tool, invocation);
-  add_later_commands(tool);
+  add_estimate_command(tool, invocation);
   add_demo_command(tool, invocation);
   add_export_snippet_command(tool);
   add_completion_command(tool);

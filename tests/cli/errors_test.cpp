@@ -115,9 +115,6 @@ BOOST_AUTO_TEST_CASE(wrong_commands_name_the_right_ones) {
   BOOST_TEST(run_tool({"spektrum"}).is_error(2, "spectrum"));
   BOOST_TEST(run_tool({}).is_error(2, "no such command"));
   BOOST_TEST(run_tool({"info", "--inputs", "x.npy"}).is_error(2, "--model"));
-  for (const std::string later : {"estimate"}) {
-    BOOST_TEST(run_tool({later, "--operator", "ggn", "--json"}).is_error(2, "not available"));
-  }
   BOOST_TEST(run_tool({"completion", "fish"}).is_error(2, "bash or zsh"));
 }
 
