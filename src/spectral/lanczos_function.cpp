@@ -4,7 +4,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mv.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -69,21 +68,33 @@ class Convergence {
   at::Tensor coordinates_;
 };
 
+/// Columns of X, scaled to a largest entry of 1, and the scales: norms neither over- nor underflow.
+struct ScaledColumns {
+  at::Tensor columns;
+  std::vector<double> scales;
+};
+
+ScaledColumns scale_columns(const at::Tensor& x) {
+  if (x.size(1) == 0) return {x, {}};
+  const at::Tensor scales = x.abs().amax(0);
+  return {x / scales, detail::to_host_vector(scales)};
+}
+
 /// f(A) X for columns that are not zero.
-void apply_to_chunk(const LinearOperator& a, const CheckedFunction& f, const at::Tensor& x,
+void apply_to_chunk(const LinearOperator& a, const CheckedFunction& f, const ScaledColumns& x,
                     const std::vector<int64_t>& columns, const LanczosFunctionOptions& options,
                     FunctionProduct& result) {
   const double tolerance = options.tolerance.value_or(a.spec().dtype == at::kDouble ? 1e-10 : 1e-5);
   std::vector<Convergence> convergence(columns.size(), Convergence(tolerance));
-  const std::vector<LanczosResult> runs =
-      detail::lockstep_lanczos(a, x.index_select(1, at::tensor(columns, at::kLong).to(x.device())),
-                               {.num_steps = options.num_steps, .observer = options.observer},
-                               [&](int64_t i, const LanczosResult& run) {
-                                 Convergence& column = convergence[static_cast<size_t>(i)];
-                                 if (!column.is_due(run.num_steps())) return true;
-                                 column.judge(first_column(f, run, a));
-                                 return !column.met();
-                               });
+  const std::vector<LanczosResult> runs = detail::lockstep_lanczos(
+      a, x.columns.index_select(1, at::tensor(columns, at::kLong).to(x.columns.device())),
+      {.num_steps = options.num_steps, .observer = options.observer},
+      [&](int64_t i, const LanczosResult& run) {
+        Convergence& column = convergence[static_cast<size_t>(i)];
+        if (!column.is_due(run.num_steps())) return true;
+        column.judge(first_column(f, run, a));
+        return !column.met();
+      });
   for (size_t i = 0; i < runs.size(); ++i) {
     const LanczosResult& run = runs[i];
     Convergence& column = convergence[i];
@@ -96,7 +107,7 @@ void apply_to_chunk(const LinearOperator& a, const CheckedFunction& f, const at:
     result.products += run.num_steps();
     if (!run.breakdown && !column.met()) result.termination = Termination::kMaxIterations;
     const at::Tensor coordinates = (run.start_norm * column.coordinates()).to(run.basis.options());
-    result.values.select(1, columns[i]).copy_(at::mv(run.basis.t(), coordinates));
+    result.values.select(1, columns[i]).copy_(at::mv(run.basis.t(), coordinates)).mul_(x.scales[k]);
   }
 }
 
@@ -118,14 +129,13 @@ FunctionProduct apply_checked(const LinearOperator& a, const CheckedFunction& f,
                          .steps = std::vector<int64_t>(count),
                          .updates = std::vector<double>(count)};
   std::vector<int64_t> nonzero;  // f(A) 0 = 0 costs nothing
-  const std::vector<double> norms =
-      detail::to_host_vector(at::linalg_vector_norm(columns, 2, {{0}}, false, at::kDouble));
+  const ScaledColumns scaled = scale_columns(columns);
   for (size_t i = 0; i < count; ++i) {
-    if (norms[i] != 0) nonzero.push_back(static_cast<int64_t>(i));
+    if (scaled.scales[i] != 0) nonzero.push_back(static_cast<int64_t>(i));
   }
   for (auto first = nonzero.begin(); first != nonzero.end();) {
     const auto last = first + std::min(options.columns_at_once, nonzero.end() - first);
-    apply_to_chunk(a, f, columns, {first, last}, options, result);
+    apply_to_chunk(a, f, scaled, {first, last}, options, result);
     first = last;
   }
   if (x.dim() == 1) result.values = result.values.squeeze(1);
