@@ -12,11 +12,6 @@
 namespace curvature::detail {
 namespace {
 
-struct Rounding {
-  double negative;  ///< how far below zero, relative to |A|, rounding carries a zero eigenvalue
-  double singular;  ///< below this, relative to |A|, nothing is known of an eigenvalue
-};
-
 Rounding rounding_of(at::ScalarType dtype) {
   return dtype == at::kDouble ? Rounding{1e-12, 1e-15} : Rounding{1e-5, 1e-6};
 }
@@ -30,9 +25,14 @@ CheckedFunction::CheckedFunction(std::string name, ScalarFunction f, FunctionDom
 
 std::vector<double> CheckedFunction::operator()(const std::vector<double>& values,
                                                 const LinearOperator& a) const {
+  return evaluate(values, a, rounding_of(a.spec().dtype));
+}
+
+std::vector<double> CheckedFunction::evaluate(const std::vector<double>& values,
+                                              const LinearOperator& a,
+                                              const Rounding& rounding) const {
   double scale = 0;
   for (const double value : values) scale = std::max(scale, std::abs(value));
-  const Rounding rounding = rounding_of(a.spec().dtype);
   std::vector<double> results;
   for (const double value : values) {
     CURVATURE_CHECK(domain_ != FunctionDomain::kNonNegative || value >= -rounding.negative * scale,
@@ -54,8 +54,11 @@ std::vector<double> CheckedFunction::operator()(const std::vector<double>& value
 }
 
 SpectralFunction CheckedFunction::on_tensors(const LinearOperator& a) const {
-  return [&a, this](const at::Tensor& eigenvalues) {
-    const std::vector<double> results = (*this)(to_host_vector(eigenvalues), a);
+  Rounding rounding = rounding_of(a.spec().dtype);
+  // Eigenvalues that an operator knows (a diagonal's, say) may span more than the precision.
+  if (a.spec().symmetry == Symmetry::kPositiveDefinite) rounding.singular = 0;
+  return [&a, this, rounding](const at::Tensor& eigenvalues) {
+    const std::vector<double> results = evaluate(to_host_vector(eigenvalues), a, rounding);
     return at::tensor(results, at::kDouble).to(eigenvalues.options());
   };
 }

@@ -17,6 +17,12 @@ enum class FunctionDomain {
   kPositive,     ///< zero up to rounding is refused
 };
 
+/// What rounding does to eigenvalues, relative to the largest.
+struct Rounding {
+  double negative;  ///< how far below zero it carries an eigenvalue of zero
+  double singular;  ///< up to here, nothing is known of an eigenvalue
+};
+
 /// A function of a symmetric operator with its domain.
 class CheckedFunction {
  public:
@@ -28,10 +34,13 @@ class CheckedFunction {
   /// f at eigenvalues or Ritz values of `a`; rounding is measured against the largest of them.
   /// @throws NumericalError if a value is not in the domain or f is not finite there
   std::vector<double> operator()(const std::vector<double>& values, const LinearOperator& a) const;
-  /// The same as a function of tensors that remembers what `a` is called.
+  /// The same for a closed form of `a`; refers to both, so for immediate use.
   SpectralFunction on_tensors(const LinearOperator& a) const;
 
  private:
+  std::vector<double> evaluate(const std::vector<double>& values, const LinearOperator& a,
+                               const Rounding& rounding) const;
+
   std::string name_;
   ScalarFunction f_;
   FunctionDomain domain_;

@@ -162,6 +162,12 @@ BOOST_AUTO_TEST_CASE(determinants_of_operators_that_are_not_definite_are_refused
   }
   BOOST_CHECK_THROW(exact_log_determinant(dense(singular, Symmetry::kPositiveSemidefinite)),
                     NumericalError);
+  // Positive by rounding only, and small but known.
+  const auto two = [](double smallest) {
+    return DenseOperator(torch::tensor({1.0, smallest}, double_options()).diag());
+  };
+  BOOST_CHECK_THROW(exact_log_determinant(two(1e-17)), NumericalError);
+  check_exact(exact_log_determinant(two(1e-13)), std::log(1e-13), 2);
   BOOST_CHECK_THROW(exact_effective_dimension(DenseOperator(indefinite), {1.0}), NumericalError);
   check_exact(exact_effective_dimension(DenseOperator(torch::zeros_like(singular)), {1.0}).front(),
               0, 6);

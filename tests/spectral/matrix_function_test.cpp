@@ -86,6 +86,10 @@ BOOST_AUTO_TEST_CASE(closed_forms_cost_no_products) {
     BOOST_TEST(counter->load() == 0);
     BOOST_TEST((inverse_square_root(counted)->spec().symmetry == Symmetry::kPositiveDefinite));
   }
+  // What a diagonal holds is known to full relative precision.
+  const at::Tensor wide = torch::logspace(-30, 10, 12, 10, double_options());
+  BOOST_TEST(close(*logarithm(curvature::diagonal(wide))->diagonal(), wide.log()));
+  BOOST_TEST(close(*inverse_square_root(curvature::diagonal(wide))->diagonal(), wide.rsqrt()));
   BOOST_CHECK_THROW(square_root(curvature::diagonal(-d)), NumericalError);
   BOOST_CHECK_THROW(logarithm(curvature::diagonal(d - 1)), NumericalError);
 }

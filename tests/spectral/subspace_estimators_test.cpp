@@ -195,6 +195,17 @@ BOOST_AUTO_TEST_CASE(low_rank_operators_are_found_exactly) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(rescaled_to_the_sphere_multiples_of_the_identity_have_no_error) {
+  // k - 1 directions measured, n - k + 1 tested: c n from every single column.
+  const DenseOperator a(2.5 * torch::eye(40, double_options()));
+  for (const Probe probe : {Probe::kGaussian, Probe::kSphere}) {
+    const Estimate estimate = xtrace(a, {.samples = 14, .probe = probe});
+    BOOST_TEST(std::abs(estimate.value - 100) < 1e-11);
+    BOOST_TEST(*estimate.standard_error < 1e-12);
+    BOOST_TEST(!estimate.exact);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(repeated_probes_do_not_pass_for_a_low_rank) {
   // Of two sign vectors of length 5 one in 16 pairs is parallel: the sketch is singular although
   // the operator is not.

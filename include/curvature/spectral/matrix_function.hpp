@@ -43,9 +43,9 @@ struct FunctionProduct {
 /// f(A) x as |x| V f(T) e_1 for each column x of `[n]` or `[n, K]`, from the Krylov space of x,
 /// with full reorthogonalisation. Exact for polynomials of degree num_steps - 1 and after a
 /// breakdown; the error falls like rho^-m for f analytic within the Bernstein ellipse of parameter
-/// rho around the spectrum. Changes are judged over at least two steps, since f and spectrum may be
-/// even. Druskin, Knizhnerman, USSR Comput. Math. 29(6), 1989; Higham, "Functions of
-/// Matrices", 13.2.
+/// rho around the spectrum. Changes are judged over at least two steps: an even f of
+/// an even spectrum gains every second one only. Druskin, Knizhnerman, USSR Comput. Math. 29(6),
+/// 1989; Higham, "Functions of Matrices", 13.2.
 /// @throws NotSupportedError if `a` is not symmetric, ShapeError or DtypeDeviceError if x does not
 ///   fit, OptionError, NumericalError if f or a product is not finite
 FunctionProduct apply_function(OperatorRef a, const ScalarFunction& f, const at::Tensor& x,
