@@ -10,10 +10,10 @@
 ///
 /// A budget of s products pays for k = s / 2 vectors. With a requested error k begins at
 /// `check_every` and doubles; nothing is thrown away. The standard error is the spread of the k
-/// estimates, which are not independent: a good indication rather than a law. With a budget of n
-/// products or more the answer is exact and costs n. Where k is larger than the rank of A the
-/// answer is exact up to rounding, and said to be so if that is (nearly) certain: with probes from
-/// a continuous distribution, or 20 more signs than the rank; with fewer there is no standard
+/// estimates, which are not independent: 0.7 to 0.9 of the true one for eigenvalues 1 / i^2. With a
+/// budget of n products or more the answer is exact and costs n. Where k is larger than the rank of
+/// A the answer is exact up to rounding, and said to be so if that is (nearly) certain: with probes
+/// from a continuous distribution, or 20 more signs than the rank; with fewer there is no standard
 /// error. Keeps 6 k vectors at the peak.
 
 namespace curvature {
