@@ -1,4 +1,5 @@
-// The largest eigenvalues and the spectral density of a network's Hessian, and one GGN product.
+// The largest eigenvalues and the spectral density of a network's Hessian, a product and a solve with
+// its GGN.
 #include <iostream>
 
 #include <torch/torch.h>
@@ -6,6 +7,7 @@
 #include <curvature/matrix_free/ggn.hpp>
 #include <curvature/matrix_free/hessian.hpp>
 #include <curvature/operators/algebra.hpp>
+#include <curvature/solvers/conjugate_gradient.hpp>
 #include <curvature/spectral/density.hpp>
 #include <curvature/spectral/eigenpairs.hpp>
 
@@ -37,4 +39,9 @@ int main() {
   const torch::Tensor product = damped->apply(torch::ones({risk.space().size()}));
   std::cout << damped->describe() << " times ones has norm " << product.norm().item<double>()
             << '\n';
+
+  const torch::Tensor gradient = risk.space().join(risk.gradient());
+  const auto solution = curvature::solve(damped, gradient, curvature::conjugate_gradient());
+  std::cout << "its inverse times the gradient took " << solution.report.iterations
+            << " iterations\n";
 }

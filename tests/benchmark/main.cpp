@@ -29,6 +29,10 @@
 #include <curvature/matrix_free/hessian.hpp>
 #include <curvature/model/empirical_risk.hpp>
 #include <curvature/model/torchscript.hpp>
+#include <curvature/operators/algebra.hpp>
+#include <curvature/solvers/conjugate_gradient.hpp>
+#include <curvature/solvers/minres.hpp>
+#include <curvature/spectral/lanczos.hpp>
 
 namespace {
 
@@ -41,9 +45,10 @@ constexpr int kMaxRepeats = 30;
 struct Options {
   std::string folder;
   std::vector<std::string> workloads = {"mlp", "conv", "cnn", "gpt"};
-  std::vector<std::string> operations = {"gradient",    "hessian-vector",   "ggn-vector",
-                                         "ef-vector",   "mc-fisher-vector", "hessian-matrix-8",
-                                         "ggn-matrix-8"};
+  std::vector<std::string> operations = {
+      "gradient",          "hessian-vector",    "ggn-vector",   "ef-vector",
+      "mc-fisher-vector",  "hessian-matrix-8",  "ggn-matrix-8", "ggn-cg-20",
+      "hessian-minres-20", "hessian-lanczos-20"};
   int threads = 1;
   double budget_seconds = 10;
   std::string json;
@@ -114,6 +119,7 @@ class Benchmark {
       record(operation, "product", samples, std::sqrt(square));
       return;
     }
+    if (operation.ends_with("-20")) return measure_iterations(operation, risk);
     const bool is_matrix = operation.ends_with("-matrix-8");
     const at::Tensor v = probe(risk.space().size(), is_matrix ? 8 : 1,
                                risk.parameters().front().options().requires_grad(false));
@@ -123,6 +129,26 @@ class Benchmark {
     record(operation, "first-product", {first}, std::nullopt);
     const auto samples = sample([&] { product = a->apply(v); }, options_.budget_seconds);
     record(operation, "product", samples, inner(v, product));
+  }
+
+  /// Twenty steps of a Krylov method: what it adds to twenty products.
+  void measure_iterations(const std::string& operation, const EmpiricalRisk& risk) {
+    const OperatorPtr a = shifted(build(operation, risk), 1e-3);
+    const auto& space = risk.space();
+    const at::Tensor v = probe(space.size(), 1, risk.model().parameters().front().tensor.options());
+    const IterationOptions iteration = {.relative_residual = 0, .max_iterations = 20};
+    at::Tensor x;
+    const auto work = [&] {
+      if (operation.ends_with("-lanczos-20")) {
+        x = lanczos(*a, v, {.num_steps = 20}).next;
+      } else {
+        x = solve(a, v,
+                  operation.ends_with("-cg-20") ? conjugate_gradient(iteration) : minres(iteration))
+                .x;
+      }
+    };
+    const auto samples = sample(work, options_.budget_seconds);
+    record(operation, "product", samples, inner(v, x));
   }
 
   static OperatorPtr build(const std::string& operation, const EmpiricalRisk& risk) {

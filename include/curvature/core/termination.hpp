@@ -9,7 +9,7 @@ enum class Termination {
   kConverged,          ///< the tolerance is met
   kMaxIterations,      ///< the limit came first
   kNegativeCurvature,  ///< the operator is not positive definite, and the method needs that
-  kNonFinite,          ///< numbers stopped being finite
+  kNonFinite,          ///< numbers stopped being finite, or grew without bound
   kStagnated,          ///< no progress any more: rounding limits the accuracy
 };
 
