@@ -8,12 +8,11 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/tensor.h>
 
 #include <curvature/spectral/eigenpairs.hpp>
-#include <curvature/spectral/lanczos.hpp>
 
 #include "core/check.hpp"
+#include "spectral/eigen_support.hpp"
 #include "spectral/spectra_solver.hpp"
 
 namespace curvature {
@@ -23,49 +22,21 @@ using detail::LargestPairs;
 using detail::ShiftedProduct;
 
 constexpr int64_t kDenseSize = 256;   // up to here, n products cost less than restarts
-constexpr int64_t kScaleSteps = 8;    // Lanczos steps that tell |A| within a few percent
 constexpr int64_t kSearchSteps = 20;  // vectors of a restarted run that looks for a missed copy
 constexpr double kSearchTolerance = 1e-2;  // where that run begins, see `Iteration::search`
 constexpr int64_t kExtraVectors = 20;      // of the Krylov space, beyond twice the wanted pairs
 
 void check_options(const LinearOperator& a, const EigenpairsOptions& options) {
-  CURVATURE_CHECK(a.is_symmetric(), NotSupportedError,
-                  "eigenpairs: expected a symmetric operator, got {}", a.describe());
-  CURVATURE_CHECK(options.count >= 0 && options.count <= a.rows() && options.count_bottom >= 0 &&
-                      options.count_bottom <= a.rows() && options.count + options.count_bottom > 0,
-                  OptionError,
-                  "eigenpairs: expected between 1 and {} pairs, got count {} and count_bottom {}",
-                  a.rows(), options.count, options.count_bottom);
-  CURVATURE_CHECK(
-      options.order == EigenvalueOrder::kAlgebraic || options.count_bottom == 0, OptionError,
-      "eigenpairs: the order by magnitude has no bottom; expected count_bottom 0, got {}",
-      options.count_bottom);
-  CURVATURE_CHECK(!options.tolerance || *options.tolerance > 0, OptionError,
-                  "eigenpairs: tolerance must be positive; got {}", *options.tolerance);
+  detail::check_symmetric(a, "eigenpairs");
+  detail::check_selection(a, "eigenpairs", options.count, options.count_bottom, options.order);
+  detail::check_tolerance(options.tolerance, "eigenpairs");
   CURVATURE_CHECK(options.max_restarts >= 0, OptionError,
                   "eigenpairs: max_restarts must not be negative; got {}", options.max_restarts);
 }
 
-double tolerance_of(const LinearOperator& a, const EigenpairsOptions& options) {
-  return options.tolerance.value_or(a.spec().dtype == at::kDouble ? 1e-8 : 1e-5);
-}
-
 /// Eigenvectors in float64 into the operator's dtype, on its device.
 at::Tensor to_operator(const LinearOperator& a, const at::Tensor& vectors) {
-  return vectors.to(a.spec().device, a.spec().dtype).contiguous();
-}
-
-std::vector<double> to_vector(const at::Tensor& values) {
-  const at::Tensor host = values.to(at::kCPU, at::kDouble).contiguous();
-  const double* data = host.const_data_ptr<double>();
-  return {data, data + host.numel()};
-}
-
-/// |A u - l u| of each pair, with one product each.
-std::vector<double> residual_norms(const LinearOperator& a, const Eigenpairs& pairs) {
-  const at::Tensor u = pairs.vectors.to(at::kDouble);
-  const at::Tensor values = at::tensor(pairs.values, at::kDouble).to(u.device());
-  return to_vector((a.apply(pairs.vectors).to(at::kDouble) - u * values).norm(2, {0}));
+  return vectors.to(detail::tensor_options(a)).contiguous();
 }
 
 // --- dense -------------------------------------------------------------------------------------
@@ -91,9 +62,9 @@ Found dense_eigenpairs(const LinearOperator& a, const EigenpairsOptions& options
   const at::Tensor key = options.order == EigenvalueOrder::kMagnitude ? values.abs() : values;
   const at::Tensor top =
       key.argsort(/*stable=*/true, /*dim=*/0, /*descending=*/true).narrow(0, 0, options.count);
-  result.top.values = to_vector(values.index_select(0, top));
+  result.top.values = detail::to_vector(values.index_select(0, top));
   result.top.vectors = to_operator(a, vectors.index_select(1, top));
-  result.bottom.values = to_vector(values.narrow(0, 0, options.count_bottom));
+  result.bottom.values = detail::to_vector(values.narrow(0, 0, options.count_bottom));
   result.bottom.vectors = to_operator(a, vectors.narrow(1, 0, options.count_bottom));
   return found;
 }
@@ -104,16 +75,13 @@ Found dense_eigenpairs(const LinearOperator& a, const EigenpairsOptions& options
 class Iteration {
  public:
   Iteration(const LinearOperator& a, const EigenpairsOptions& options)
-      : a_(a), options_(options), tolerance_(tolerance_of(a, options)) {
-    const at::Tensor start = random_vector().to(a.spec().device, a.spec().dtype);
-    const LanczosResult run =
-        lanczos(a, start, {.num_steps = kScaleSteps, .reorthogonalize = false});
-    ritz_ = ritz_pairs(run).values;
-    products_ = run.num_steps();
-    norm_ = std::max(std::abs(ritz_.front()), std::abs(ritz_.back()));
-  }
+      : a_(a),
+        options_(options),
+        tolerance_(detail::tolerance_of(a, options.tolerance)),
+        scale_(detail::estimate_norm(a, random_vector().to(detail::tensor_options(a)))),
+        products_(scale_.products) {}
 
-  double norm() const { return norm_; }
+  double norm() const { return scale_.norm; }
   int64_t products() const { return products_; }
   bool converged() const { return converged_; }
 
@@ -122,8 +90,8 @@ class Iteration {
     if (count == 0) return {{}, to_operator(a_, at::empty({a_.rows(), 0}, at::kDouble)), {}};
     // Spectra's thresholds are partly absolute and its tolerance is relative to each eigenvalue. So
     // it gets a positive semidefinite operator whose largest eigenvalue lies between 1 and 2.
-    const double unit = norm_ > 0 ? norm_ : 1;
-    const double largest = (sign > 0 ? ritz_.back() : -ritz_.front()) / unit;
+    const double unit = scale_.norm > 0 ? scale_.norm : 1;
+    const double largest = (sign > 0 ? scale_.largest : -scale_.smallest) / unit;
     const double shift = 1 + std::max(0.0, -largest);
     ShiftedProduct product(a_, sign / unit, shift, observer());
     LargestPairs found = run(product, random_vector(), count);
@@ -133,7 +101,8 @@ class Iteration {
 
     Eigenpairs pairs;
     for (const double value : found.values) {
-      pairs.values.push_back(sign * norm_ * (value - shift) + 0.0);  // no -0 for a zero operator
+      pairs.values.push_back(sign * scale_.norm * (value - shift) +
+                             0.0);  // no -0 for a zero operator
     }
     pairs.vectors = to_operator(a_, found.vectors);
     return pairs;
@@ -203,10 +172,9 @@ class Iteration {
   const LinearOperator& a_;
   const EigenpairsOptions& options_;
   double tolerance_;
-  std::vector<double> ritz_;
-  double norm_ = 0;
   uint64_t next_stream_ = 0;
-  int64_t products_ = 0;
+  detail::NormEstimate scale_;
+  int64_t products_;
   bool converged_ = true;
 };
 
@@ -240,14 +208,6 @@ Found iterate_eigenpairs(const LinearOperator& a, const EigenpairsOptions& optio
   return {std::move(result), iteration.norm(), iteration.converged()};
 }
 
-Termination judge(const EigenpairsResult& result, double allowed) {
-  const auto accepted = [allowed](double residual) { return residual <= allowed; };
-  const bool all =
-      std::all_of(result.top.residuals.begin(), result.top.residuals.end(), accepted) &&
-      std::all_of(result.bottom.residuals.begin(), result.bottom.residuals.end(), accepted);
-  return all ? Termination::kConverged : Termination::kStagnated;
-}
-
 }  // namespace
 
 EigenpairsResult eigenpairs(const LinearOperator& a, const EigenpairsOptions& options) {
@@ -259,14 +219,8 @@ EigenpairsResult eigenpairs(const LinearOperator& a, const EigenpairsOptions& op
   const bool dense = a.rows() <= kDenseSize || total > a.rows() / 4;
   auto [result, norm, converged] =
       dense ? dense_eigenpairs(a, options) : iterate_eigenpairs(a, options);
-  for (Eigenpairs* pairs : {&result.top, &result.bottom}) {
-    if (pairs->values.empty()) continue;
-    pairs->residuals = residual_norms(a, *pairs);
-    result.products += pairs->vectors.size(1);
-    for (const double value : pairs->values) norm = std::max(norm, std::abs(value));
-  }
-  result.termination =
-      converged ? judge(result, tolerance_of(a, options) * norm) : Termination::kMaxIterations;
+  detail::measure_residuals(a, detail::tolerance_of(a, options.tolerance), norm, result);
+  if (!converged) result.termination = Termination::kMaxIterations;
   return std::move(result);
 }
 

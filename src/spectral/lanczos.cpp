@@ -4,14 +4,13 @@
 #include <utility>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/dot.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/mv.h>
 
 #include <curvature/spectral/lanczos.hpp>
 
 #include "core/check.hpp"
+#include "spectral/inner_products.hpp"
 
 namespace curvature {
 namespace {
@@ -44,22 +43,26 @@ void check_arguments(const LinearOperator& a, const at::Tensor& start,
       start.device().str());
 }
 
+/// V^T w of rows V^T `[m, n]`, float64 on the CPU.
+at::Tensor components(const at::Tensor& rows, const at::Tensor& w) {
+  return detail::inner_products(rows.t(), w.unsqueeze(1)).select(1, 0);
+}
+
 /// The vectors of the recurrence: all of them in rows, or the last three.
 class KrylovVectors {
  public:
   KrylovVectors(const at::Tensor& start, int64_t num_steps, bool keep_all)
       : buffer_(at::empty({keep_all ? num_steps + 1 : 3, start.size(0)}, start.options())),
-        coefficients_(at::empty({num_steps}, start.options())),
         keep_all_(keep_all) {}
 
   at::Tensor row(int64_t j) const { return buffer_.select(0, keep_all_ ? j : j % 3); }
   at::Tensor rows(int64_t count) const { return buffer_.narrow(0, 0, count); }
 
   /// Makes row j + 1, which holds A v_j, orthogonal to the rows before; returns alpha_j, beta_j.
-  std::pair<double, double> remove_components(int64_t j, double last_beta) const {
+  std::pair<double, double> remove_components(int64_t j, double last_beta) {
     at::Tensor w = row(j + 1);
     if (j > 0) w.sub_(row(j - 1), last_beta);
-    double alpha = at::dot(w, row(j)).item<double>();
+    double alpha = components(row(j).unsqueeze(0), w).item<double>();
     w.sub_(row(j), alpha);
     double beta = norm(w);
     if (!keep_all_) return {alpha, beta};
@@ -67,10 +70,10 @@ class KrylovVectors {
     // What is left along the basis is rounding: one pass removes it, unless w itself is little
     // more.
     const at::Tensor basis = rows(j + 1);
-    at::Tensor coefficients = coefficients_.narrow(0, 0, j + 1);
     for (int pass = 0; pass < 2; ++pass) {
-      at::mv_out(coefficients, basis, w);
-      w.addmv_(basis.t(), coefficients, 1, -1);
+      const at::Tensor coefficients = components(basis, w);
+      w.addmv_(basis.t(), coefficients.to(w.options()), 1, -1);
+      basis_passes_ += 2;
       alpha += coefficients[j].item<double>();  // in float32, most of the dot product's own error
       const double before = std::exchange(beta, norm(w));
       if (beta > before / 2) break;
@@ -78,10 +81,12 @@ class KrylovVectors {
     return {alpha, beta};
   }
 
+  int64_t basis_passes() const { return basis_passes_; }
+
  private:
   at::Tensor buffer_;
-  at::Tensor coefficients_;
   bool keep_all_;
+  int64_t basis_passes_ = 0;
 };
 
 }  // namespace
@@ -99,7 +104,7 @@ LanczosResult lanczos(const LinearOperator& a, const at::Tensor& start,
                   "lanczos: the start vector is not finite");
   CURVATURE_CHECK(run.start_norm > 0, OptionError, "lanczos: the start vector is zero");
 
-  const KrylovVectors vectors(start, num_steps, options.reorthogonalize);
+  KrylovVectors vectors(start, num_steps, options.reorthogonalize);
   vectors.row(0).copy_(start).div_(run.start_norm);
   double scale = 0;
   double beta = 0;
@@ -121,6 +126,7 @@ LanczosResult lanczos(const LinearOperator& a, const at::Tensor& start,
     run.betas.push_back(beta);
     if (options.observer) options.observer({"Lanczos steps", j + 1, num_steps});
   }
+  run.basis_passes = vectors.basis_passes();
   if (options.reorthogonalize) {
     run.basis = vectors.rows(run.num_steps());
     if (!run.breakdown) run.next = vectors.row(run.num_steps());

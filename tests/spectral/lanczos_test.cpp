@@ -2,6 +2,7 @@
 
 #include <curvature/core/error.hpp>
 #include <curvature/core/random.hpp>
+#include <curvature/operators/diagonal.hpp>
 #include <curvature/spectral/lanczos.hpp>
 
 #include "support/dense_operator.hpp"
@@ -52,7 +53,26 @@ BOOST_AUTO_TEST_CASE(three_hundred_steps_stay_orthonormal_and_satisfy_the_relati
   BOOST_TEST(!run.breakdown);
   BOOST_TEST(orthogonality_error(torch::cat({run.basis, run.next.unsqueeze(0)})) < 1e-12);
   BOOST_TEST(relation_error(a, run) < 1e-13);
+  BOOST_TEST(run.basis_passes >= 2 * 300);
+  BOOST_TEST(run.basis_passes <= 2.5 * 300);
   BOOST_TEST(std::abs(run.start_norm - random_start(a).norm().item<double>()) < 1e-12);
+}
+
+BOOST_AUTO_TEST_CASE(a_million_dimensions_in_float32_take_two_passes_over_the_basis_a_step) {
+  // The spectrum of a network: most of it near zero, a few outliers.
+  const int64_t n = 1000000;
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(test_device());
+  at::Tensor eigenvalues = torch::linspace(-0.1, 1, n, options).pow(3);
+  eigenvalues.narrow(0, 0, 10).copy_(torch::linspace(2, 50, 10, options));
+  const OperatorPtr a = curvature::diagonal(eigenvalues);
+  const LanczosResult run = lanczos(*a, random_start(*a), {.num_steps = 40});
+  BOOST_TEST(run.num_steps() == 40);
+  BOOST_TEST(run.basis_passes >= 2 * 40);
+  BOOST_TEST(run.basis_passes <= 2.5 * 40);
+  BOOST_TEST(orthogonality_error(run.basis) < 1e-5);
+  const LanczosResult no_basis =
+      lanczos(*a, random_start(*a), {.num_steps = 3, .reorthogonalize = false});
+  BOOST_TEST(no_basis.basis_passes == 0);
 }
 
 BOOST_AUTO_TEST_CASE(the_basis_stays_orthonormal_for_spectra_of_many_scales) {
@@ -64,6 +84,7 @@ BOOST_AUTO_TEST_CASE(the_basis_stays_orthonormal_for_spectra_of_many_scales) {
     const LanczosResult run = lanczos(a, random_start(a), {.num_steps = 300});
     BOOST_TEST(run.num_steps() > 10);
     BOOST_TEST(orthogonality_error(run.basis) < 1e-12);
+    BOOST_TEST(run.basis_passes <= 2.5 * double(run.num_steps()));
     BOOST_TEST(relation_error(a, run) < 1e-13);
     const DenseOperator single(a.matrix().to(at::kFloat));
     const LanczosResult in_float = lanczos(single, random_start(single), {.num_steps = 300});

@@ -32,6 +32,9 @@ struct LanczosResult {
   at::Tensor next;        ///< v_{m+1} `[n]`; undefined on breakdown and without reorthogonalisation
   double start_norm = 0;  ///< |start|
   bool breakdown = false;  ///< the Krylov space is invariant: Ritz pairs and quadrature are exact
+  /// How often orthogonalisation read the basis (as long as it was then): twice for each
+  /// Gram-Schmidt pass, at most 2.5 times a step unless the operator's rounding is all there is.
+  int64_t basis_passes = 0;
 
   /// Steps made, which is also the number of products.
   int64_t num_steps() const noexcept { return static_cast<int64_t>(alphas.size()); }

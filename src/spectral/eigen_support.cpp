@@ -1,0 +1,125 @@
+#include "spectral/eigen_support.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/linalg_eigh.h>
+#include <ATen/ops/linalg_vector_norm.h>
+
+#include <curvature/spectral/lanczos.hpp>
+
+#include "core/check.hpp"
+#include "spectral/inner_products.hpp"
+
+namespace curvature::detail {
+namespace {
+
+constexpr int64_t kNormSteps = 8;
+
+double epsilon(at::ScalarType dtype) {
+  return dtype == at::kDouble ? std::numeric_limits<double>::epsilon()
+                              : static_cast<double>(std::numeric_limits<float>::epsilon());
+}
+
+}  // namespace
+
+void check_symmetric(const LinearOperator& a, const char* who) {
+  CURVATURE_CHECK(a.is_symmetric(), NotSupportedError, "{}: expected a symmetric operator, got {}",
+                  who, a.describe());
+  CURVATURE_CHECK(a.spec().dtype == at::kDouble || a.spec().dtype == at::kFloat, NotSupportedError,
+                  "{}: expected an operator in float32 or float64, got {} in {}", who, a.describe(),
+                  c10::toString(a.spec().dtype));
+}
+
+void check_selection(const LinearOperator& a, const char* who, int64_t count, int64_t count_bottom,
+                     EigenvalueOrder order) {
+  CURVATURE_CHECK(count >= 0 && count <= a.rows() && count_bottom >= 0 &&
+                      count_bottom <= a.rows() && count + count_bottom > 0,
+                  OptionError,
+                  "{}: expected between 1 and {} pairs, got count {} and count_bottom {}", who,
+                  a.rows(), count, count_bottom);
+  CURVATURE_CHECK(order == EigenvalueOrder::kAlgebraic || count_bottom == 0, OptionError,
+                  "{}: the order by magnitude has no bottom; expected count_bottom 0, got {}", who,
+                  count_bottom);
+}
+
+void check_tolerance(const std::optional<double>& tolerance, const char* who) {
+  CURVATURE_CHECK(!tolerance || *tolerance > 0, OptionError,
+                  "{}: tolerance must be positive; got {}", who, *tolerance);
+}
+
+double tolerance_of(const LinearOperator& a, const std::optional<double>& tolerance) {
+  return tolerance.value_or(a.spec().dtype == at::kDouble ? 1e-8 : 1e-5);
+}
+
+at::TensorOptions tensor_options(const LinearOperator& a) {
+  return at::TensorOptions().dtype(a.spec().dtype).device(a.spec().device);
+}
+
+std::vector<double> to_vector(const at::Tensor& values) {
+  const at::Tensor host = values.to(at::kCPU, at::kDouble).contiguous();
+  const double* data = host.const_data_ptr<double>();
+  return {data, data + host.numel()};
+}
+
+std::vector<double> column_norms(const at::Tensor& matrix) {
+  return to_vector(at::linalg_vector_norm(matrix, 2, {0}, false, at::kDouble));
+}
+
+NormEstimate estimate_norm(const LinearOperator& a, const at::Tensor& start) {
+  const LanczosResult run = lanczos(a, start, {.num_steps = kNormSteps, .reorthogonalize = false});
+  const std::vector<double> ritz = ritz_pairs(run).values;
+  return {std::max(std::abs(ritz.front()), std::abs(ritz.back())), ritz.front(), ritz.back(),
+          run.num_steps()};
+}
+
+std::vector<double> residual_norms(const LinearOperator& a, const Eigenpairs& pairs) {
+  const at::Tensor products = a.apply(pairs.vectors);
+  std::vector<double> norms;
+  for (size_t i = 0; i < pairs.values.size(); ++i) {
+    const auto column = static_cast<int64_t>(i);
+    const at::Tensor u = pairs.vectors.select(1, column).to(at::kDouble);
+    const at::Tensor residual = products.select(1, column).to(at::kDouble) - pairs.values[i] * u;
+    norms.push_back(residual.norm().item<double>());
+  }
+  return norms;
+}
+
+void measure_residuals(const LinearOperator& a, double tolerance, double norm,
+                       EigenpairsResult& result) {
+  std::vector<double> all;
+  for (Eigenpairs* pairs : {&result.top, &result.bottom}) {
+    if (pairs->values.empty()) continue;
+    pairs->residuals = residual_norms(a, *pairs);
+    result.products += pairs->vectors.size(1);
+    for (const double value : pairs->values) norm = std::max(norm, std::abs(value));
+    all.insert(all.end(), pairs->residuals.begin(), pairs->residuals.end());
+  }
+  const bool accurate = std::all_of(all.begin(), all.end(),
+                                    [=](double residual) { return residual <= tolerance * norm; });
+  result.termination = accurate ? Termination::kConverged : Termination::kStagnated;
+}
+
+at::Tensor orthonormalize(at::Tensor matrix, const std::vector<at::Tensor>& bases) {
+  for (int pass = 0; pass < 2; ++pass) {
+    for (const at::Tensor& basis : bases) {
+      matrix = matrix - basis.mm(inner_products(basis, matrix).to(basis.options()));
+    }
+    const at::Tensor gram = inner_products(matrix, matrix);
+    // Columns of zeros keep a scale of 1 and fall out below.
+    const at::Tensor diagonal = gram.diagonal();
+    const at::Tensor scale = diagonal.where(diagonal > 0, 1.0).rsqrt();
+    const auto [values, vectors] = at::linalg_eigh(gram * scale * scale.unsqueeze(1));
+    const double threshold = 10 * static_cast<double>(std::max<int64_t>(gram.size(0), 1)) *
+                             epsilon(matrix.scalar_type());
+    const int64_t rank = (values > threshold).sum().item<int64_t>();
+    const int64_t first = gram.size(0) - rank;
+    const at::Tensor kept = vectors.narrow(1, first, rank) * values.narrow(0, first, rank).rsqrt();
+    matrix = matrix.mm((scale.unsqueeze(1) * kept).to(matrix.options()));
+  }
+  return matrix;
+}
+
+}  // namespace curvature::detail

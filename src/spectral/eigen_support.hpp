@@ -1,0 +1,53 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include <curvature/core/linear_operator.hpp>
+#include <curvature/spectral/eigenpairs.hpp>
+
+/// What the eigensolvers share.
+namespace curvature::detail {
+
+/// @throws NotSupportedError unless `a` is symmetric and in float32 or float64
+void check_symmetric(const LinearOperator& a, const char* who);
+/// @throws OptionError unless `a` has that many pairs, at least one is asked for, and the order has
+/// a bottom if one is asked for
+void check_selection(const LinearOperator& a, const char* who, int64_t count, int64_t count_bottom,
+                     EigenvalueOrder order);
+/// @throws OptionError if it is given and not positive
+void check_tolerance(const std::optional<double>& tolerance, const char* who);
+/// `tolerance`, or what an operator of this dtype can reach: 1e-8 or 1e-5.
+double tolerance_of(const LinearOperator& a, const std::optional<double>& tolerance);
+
+at::TensorOptions tensor_options(const LinearOperator& a);
+/// Numbers in double on the host.
+std::vector<double> to_vector(const at::Tensor& values);
+/// Euclidean norms of the columns of a matrix, accumulated in double.
+std::vector<double> column_norms(const at::Tensor& matrix);
+
+/// |A|, from below and within a few percent, by some Lanczos steps.
+struct NormEstimate {
+  double norm;
+  double smallest;   ///< Ritz value
+  double largest;    ///< Ritz value
+  int64_t products;  ///< made
+};
+NormEstimate estimate_norm(const LinearOperator& a, const at::Tensor& start);
+
+/// |A u - l u| of each pair, with one product each.
+std::vector<double> residual_norms(const LinearOperator& a, const Eigenpairs& pairs);
+/// Measures the residuals of both ends, counts the products, and judges whether they are within
+/// `tolerance` times |A|, of which `norm` is known from below.
+void measure_residuals(const LinearOperator& a, double tolerance, double norm,
+                       EigenpairsResult& result);
+
+/// The columns of `matrix` `[n, k]` made orthonormal and orthogonal to the orthonormal columns of
+/// every matrix in `bases`, without those that depend on the others numerically: `[n, r]`, r <= k.
+/// SVQB (Stathopoulos, Wu, SIAM J. Sci. Comput. 23(6), 2002), twice.
+at::Tensor orthonormalize(at::Tensor matrix, const std::vector<at::Tensor>& bases);
+
+}  // namespace curvature::detail

@@ -1,0 +1,11 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace curvature::detail {
+
+/// X^T Y for X `[n, p]` and Y `[n, q]`, float64 on the CPU. Long columns are summed piece by piece:
+/// a single matrix product in float32 loses three digits over a million rows.
+at::Tensor inner_products(const at::Tensor& x, const at::Tensor& y);
+
+}  // namespace curvature::detail
