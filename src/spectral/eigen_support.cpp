@@ -18,19 +18,23 @@ namespace {
 
 constexpr int64_t kNormSteps = 8;
 
+}  // namespace
+
 double epsilon(at::ScalarType dtype) {
   return dtype == at::kDouble ? std::numeric_limits<double>::epsilon()
                               : static_cast<double>(std::numeric_limits<float>::epsilon());
 }
 
-}  // namespace
+void check_dtype(const LinearOperator& a, const char* who) {
+  CURVATURE_CHECK(a.spec().dtype == at::kDouble || a.spec().dtype == at::kFloat, NotSupportedError,
+                  "{}: expected an operator in float32 or float64, got {} in {}", who, a.describe(),
+                  c10::toString(a.spec().dtype));
+}
 
 void check_symmetric(const LinearOperator& a, const char* who) {
   CURVATURE_CHECK(a.is_symmetric(), NotSupportedError, "{}: expected a symmetric operator, got {}",
                   who, a.describe());
-  CURVATURE_CHECK(a.spec().dtype == at::kDouble || a.spec().dtype == at::kFloat, NotSupportedError,
-                  "{}: expected an operator in float32 or float64, got {} in {}", who, a.describe(),
-                  c10::toString(a.spec().dtype));
+  check_dtype(a, who);
 }
 
 void check_selection(const LinearOperator& a, const char* who, int64_t count, int64_t count_bottom,

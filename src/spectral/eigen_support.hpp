@@ -12,6 +12,10 @@
 /// What the eigensolvers share.
 namespace curvature::detail {
 
+/// Distance of 1 to the next number, float32 or float64.
+double epsilon(at::ScalarType dtype);
+/// @throws NotSupportedError unless `a` is in float32 or float64
+void check_dtype(const LinearOperator& a, const char* who);
 /// @throws NotSupportedError unless `a` is symmetric and in float32 or float64
 void check_symmetric(const LinearOperator& a, const char* who);
 /// @throws OptionError unless `a` has that many pairs, at least one is asked for, and the order has

@@ -58,10 +58,11 @@ inline Matrix block_laplacian(int64_t p, int64_t q) {
           host(std::get<0>(values.flatten().sort()))};
 }
 
-/// The analytic matrices of the theory, of a few hundred rows at most.
-inline std::vector<Matrix> analytic_matrices() {
-  const auto full = [](double value, int64_t n) { return torch::full({n}, value, at::kDouble); };
-  const int64_t n = 120;
+/// Matrices of `n` rows, and some smaller ones.
+inline std::vector<Matrix> analytic_matrices(int64_t n = 120) {
+  const auto full = [](double value, int64_t count) {
+    return torch::full({count}, value, at::kDouble);
+  };
   const at::Tensor identity = torch::eye(n, double_options());
   std::vector<Matrix> all = {
       {"identity", identity, full(1, n)},
@@ -71,7 +72,7 @@ inline std::vector<Matrix> analytic_matrices() {
       {"two rows", laplacian(2), host(laplacian_eigenvalues(2))},
       {"Laplacian", laplacian(n), host(laplacian_eigenvalues(n))},
       block_laplacian(5, 5),
-      block_laplacian(20, 5),
+      block_laplacian(n / 5, 5),
       block_laplacian(12, 12),
       {"diag(1..n)", torch::arange(1, n + 1, double_options()).diag(),
        torch::arange(1, n + 1, at::kDouble)},
@@ -108,10 +109,14 @@ inline std::vector<Matrix> analytic_matrices() {
   return all;
 }
 
+inline double norm_of(const Matrix& matrix) {
+  return matrix.eigenvalues.abs().max().item<double>();
+}
+
 /// Checks the values at both ends to 1e-10 of |A|.
 inline void check_values(const Matrix& matrix, const EigenpairsResult& result,
                          double tolerance = 1e-10) {
-  const double norm = matrix.eigenvalues.abs().max().item<double>();
+  const double norm = norm_of(matrix);
   const auto top = static_cast<int64_t>(result.top.values.size());
   const auto bottom = static_cast<int64_t>(result.bottom.values.size());
   const at::Tensor largest = matrix.eigenvalues.flip(0).narrow(0, 0, top);
