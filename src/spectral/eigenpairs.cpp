@@ -24,6 +24,7 @@ using detail::ShiftedProduct;
 constexpr int64_t kDenseSize = 256;   // up to here, n products cost less than restarts
 constexpr int64_t kSearchSteps = 20;  // vectors of a restarted run that looks for a missed copy
 constexpr double kSearchTolerance = 1e-2;  // where that run begins, see `Iteration::search`
+constexpr double kPerturbation = 1e-3;     // of the vector where a run begins
 constexpr int64_t kExtraVectors = 20;      // of the Krylov space, beyond twice the wanted pairs
 
 void check_options(const LinearOperator& a, const EigenpairsOptions& options) {
@@ -111,6 +112,13 @@ class Iteration {
  private:
   at::Tensor random_vector() { return options_.random.normal(next_stream_++, a_.rows()); }
 
+  /// A vector close to `unit`. An eigenvector to rounding is no start for Spectra: it normalises
+  /// the rounding that is left of the first product, and the basis is not orthogonal.
+  at::Tensor near(const at::Tensor& unit) {
+    const at::Tensor noise = random_vector();
+    return unit + noise * (kPerturbation / noise.norm());
+  }
+
   Observer observer() const {
     if (!options_.observer) return {};
     return [this](const Progress& progress) {
@@ -134,7 +142,7 @@ class Iteration {
       const LargestPairs next = search(product, found.values.back());
       // No Ritz value exceeds the largest eigenvalue, so a larger one than found is a proof.
       if (next.values[0] <= found.values.back() + tolerance_) return;
-      insert(run(product, next.vectors.select(1, 0), 1), found);
+      insert(run(product, near(next.vectors.select(1, 0)), 1), found);
     }
   }
 
@@ -150,7 +158,7 @@ class Iteration {
       const double distance = bound - best.values[0];
       if (distance < -tolerance_ || tolerance <= distance / 10 || tolerance <= tolerance_)
         return best;
-      start = best.vectors.select(1, 0);
+      start = near(best.vectors.select(1, 0));
     }
   }
 

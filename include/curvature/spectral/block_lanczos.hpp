@@ -45,7 +45,7 @@ struct BlockLanczosResult : EigenpairsResult {
 /// Each step multiplies a block of b vectors, so that a pass over the data serves all of them, and
 /// removes the known couplings first; one Gram-Schmidt pass then leaves an orthonormal basis, and a
 /// second one follows where that one cancels or the block is ill-conditioned. That reads the basis
-/// 2.1 to 2.2 times a step, and twice more where the block loses rank. A block that loses rank is
+/// 2.5 times a step at most, and twice more where the block loses rank. A block that loses rank is
 /// filled up with random vectors orthogonal to the basis, so a breakdown ends nothing early; there
 /// are never more than n vectors.
 ///
