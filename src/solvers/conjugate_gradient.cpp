@@ -24,7 +24,7 @@ class ConjugateGradientRecurrence final : public detail::Recurrence {
   at::Tensor second_operand() const override { return r_; }
 
   std::optional<Termination> take_second(const at::Tensor& z) override {
-    const double rho = detail::inner(r_, z);
+    const double rho = z.is_same(r_) ? norm_ * norm_ : detail::inner(r_, z);
     if (!std::isfinite(rho)) return Termination::kNonFinite;
     CURVATURE_CHECK(rho > 0, NumericalError,
                     "conjugate_gradient: the preconditioner is not positive definite; expected "

@@ -9,11 +9,11 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_eigh.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include "core/check.hpp"
+#include "core/inner_product.hpp"
 #include "spectral/eigen_support.hpp"
 #include "spectral/inner_products.hpp"
 
@@ -29,8 +29,15 @@ constexpr int kMaxPasses = 4;
 /// Relative to |A|, what a block of pure rounding looks like.
 double rounding_of(at::ScalarType dtype) { return dtype == at::kDouble ? 1e-13 : 1e-6; }
 
-at::Tensor row_norms(const at::Tensor& rows) {
-  return at::linalg_vector_norm(rows, 2, {1}, false, at::kDouble);
+std::vector<double> row_norms(const at::Tensor& rows) {
+  std::vector<double> norms;
+  for (int64_t i = 0; i < rows.size(0); ++i) norms.push_back(norm(rows[i]));
+  return norms;
+}
+
+double largest_row_norm(const at::Tensor& rows) {
+  const std::vector<double> norms = row_norms(rows);
+  return norms.empty() ? 0 : *std::max_element(norms.begin(), norms.end());
 }
 
 /// W = R^T Q for rows W `[w, n]`.
@@ -48,7 +55,7 @@ Triangular gram_schmidt(at::Tensor& block, double threshold) {
   std::vector<int64_t> order(width);  // which row of W a row of the block was
   std::iota(order.begin(), order.end(), 0);
   for (int64_t i = 0; i < width; ++i) {
-    const std::vector<double> norms = to_vector(row_norms(block.narrow(0, i, width - i)));
+    const std::vector<double> norms = row_norms(block.narrow(0, i, width - i));
     const auto longest = std::max_element(norms.begin(), norms.end());
     if (!(*longest > threshold)) break;
     const int64_t pivot = i + (longest - norms.begin());
@@ -100,7 +107,7 @@ void KrylovSpace::expand() {
   next.copy_(a_.apply(block.t()).t());
   products_ += width;
   ++num_steps_;
-  const double norm = row_norms(next).max().item<double>();
+  const double norm = largest_row_norm(next);
   CURVATURE_CHECK(std::isfinite(norm), NumericalError,
                   "block_lanczos_eigenpairs: a product of {} is not finite", a_.describe());
   scale_ = std::max(scale_, norm);
@@ -151,7 +158,7 @@ KrylovSpace::Factored KrylovSpace::orthonormalize(at::Tensor& block, int64_t cou
                   at::zeros({count, block.size(0)}, at::kDouble)};
   for (int pass = 0; pass < kMaxPasses && result.rank > 0; ++pass) {
     at::Tensor current = block.narrow(0, 0, result.rank);
-    const double before = row_norms(current).max().item<double>();
+    const double before = largest_row_norm(current);
     if (count > 0) result.components += remove_basis(current, count).mm(result.factor);
     const Triangular triangular = gram_schmidt(current, smallest);
     result.rank = triangular.rank;

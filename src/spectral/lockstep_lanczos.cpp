@@ -5,34 +5,28 @@
 #include <utility>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/dot.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/mv.h>
 #include <ATen/ops/stack.h>
 
 #include "core/check.hpp"
+#include "core/inner_product.hpp"
+#include "spectral/inner_products.hpp"
 #include "spectral/sampling.hpp"
 
 namespace curvature::detail {
 namespace {
 
-/// As in `lanczos`: relative to the largest entry of T, what a residual of pure rounding looks
-/// like.
+/// Relative to the largest entry of T, what a residual of pure rounding looks like. Taking it for a
+/// breakdown too late costs a few products; too early would lose a spectrum far below its outliers.
 double breakdown_threshold(at::ScalarType dtype) { return dtype == at::kDouble ? 1e-13 : 1e-6; }
-
-double norm(const at::Tensor& x) {
-  return at::linalg_vector_norm(x, 2, std::nullopt, false, at::kDouble).item<double>();
-}
 
 /// One run: its vectors (all of them, or the last three), its coefficients, and where it stands.
 class Run {
  public:
   Run(const at::Tensor& start, int64_t max_steps, bool keep_basis)
       : vectors_(at::empty({keep_basis ? max_steps + 1 : 3, start.size(0)}, start.options())),
-        projections_(at::empty({max_steps}, start.options())),
         keep_basis_(keep_basis) {
-    result_.start_norm = norm(start);
+    result_.start_norm = norm(start.contiguous());
     CURVATURE_CHECK(std::isfinite(result_.start_norm), NumericalError,
                     "lanczos: the start vector is not finite");
     CURVATURE_CHECK(result_.start_norm > 0, OptionError, "lanczos: the start vector is zero");
@@ -72,18 +66,19 @@ class Run {
   /// Makes w = A v_j orthogonal to v_0, ..., v_j; returns alpha and |w|.
   std::pair<double, double> orthogonalize(at::Tensor& w, int64_t j) {
     if (j > 0) w.sub_(vector(j - 1), result_.betas.back());
-    double alpha = at::dot(w, vector(j)).item<double>();
+    double alpha = inner(w, vector(j));
     w.sub_(vector(j), alpha);
     double beta = norm(w);
     if (!keep_basis_) return {alpha, beta};
 
-    // What is left along the basis is rounding, unless w itself is little more.
+    // What is left along the basis is rounding: one pass removes it, unless w itself is little
+    // more.
     const at::Tensor basis = vectors_.narrow(0, 0, j + 1);
-    at::Tensor projections = projections_.narrow(0, 0, j + 1);
     for (int pass = 0; pass < 2; ++pass) {
-      at::mv_out(projections, basis, w);
-      w.addmv_(basis.t(), projections, 1, -1);
-      alpha += projections[j].item<double>();
+      const at::Tensor components = inner_products(basis.t(), w.unsqueeze(1)).squeeze(1);
+      w.addmv_(basis.t(), components.to(w.options()), 1, -1);
+      result_.basis_passes += 2;
+      alpha += components[j].item<double>();  // in float32, most of the dot product's own error
       const double before = std::exchange(beta, norm(w));
       if (beta > before / 2) break;
     }
@@ -91,7 +86,6 @@ class Run {
   }
 
   at::Tensor vectors_;
-  at::Tensor projections_;
   bool keep_basis_;
   double scale_ = 0;  ///< largest entry of T
   LanczosResult result_;
@@ -130,7 +124,8 @@ std::vector<LanczosResult> lockstep_lanczos(const LinearOperator& a, const at::T
   for (int64_t step = 0; step < num_steps && !active.empty(); ++step) {
     std::vector<at::Tensor> vectors;
     for (const size_t i : active) vectors.push_back(runs[i].current());
-    const at::Tensor product = a.apply(at::stack(vectors, 1));
+    const at::Tensor product =
+        a.apply(vectors.size() == 1 ? vectors.front().unsqueeze(1) : at::stack(vectors, 1));
     for (size_t k = 0; k < active.size(); ++k) {
       runs[active[k]].step(product.select(1, static_cast<int64_t>(k)), a);
       if (options.observer) {

@@ -7,21 +7,20 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/tensor.h>
 
 #include "core/check.hpp"
+#include "core/inner_product.hpp"
 #include "spectral/eigen_support.hpp"
 #include "spectral/inner_products.hpp"
 
 namespace curvature {
 namespace {
 
-constexpr const char* kWho = "power_iteration";
+/// Of a column `[n, 1]`.
+double norm(const at::Tensor& x) { return detail::norm(x.reshape(-1)); }
 
-double norm(const at::Tensor& x) {
-  return at::linalg_vector_norm(x, 2, std::nullopt, false, at::kDouble).item<double>();
-}
+constexpr const char* kWho = "power_iteration";
 
 /// Finds one pair after another.
 class PowerIteration {
