@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 
+#include <curvature/layerwise/kfac.hpp>
 #include <curvature/matrix_free/ggn.hpp>
 #include <curvature/matrix_free/hessian.hpp>
 #include <curvature/operators/algebra.hpp>
@@ -13,30 +15,49 @@
 namespace curvature::cli {
 namespace {
 
-using Factory = std::function<OperatorPtr(const EmpiricalRisk&, const MonteCarloOptions&,
-                                          const MatrixFreeOptions&)>;
+/// What operators are made with.
+struct Settings {
+  MatrixFreeOptions matrix_free;
+  MonteCarloOptions monte_carlo;
+  KfacOptions layerwise;
+};
+
+enum class Kind { kMatrixFree, kDiagonal, kLayerwise };
 
 struct Choice {
   std::string name;
-  bool is_diagonal;
-  Factory make;
+  Kind kind;
+  std::function<OperatorPtr(const EmpiricalRisk&, const Settings&)> make;
 };
 
-/// Forgets the Monte-Carlo options.
-Factory exact(OperatorPtr (*make)(const EmpiricalRisk&, const MatrixFreeOptions&)) {
-  return [make](const EmpiricalRisk& risk, const MonteCarloOptions&,
-                const MatrixFreeOptions& options) { return make(risk, options); };
+Choice matrix_free(const std::string& name, Kind kind,
+                   OperatorPtr (*make)(const EmpiricalRisk&, const MatrixFreeOptions&)) {
+  return {name, kind, [make](const EmpiricalRisk& risk, const Settings& settings) {
+            return make(risk, settings.matrix_free);
+          }};
+}
+
+Choice layerwise(const std::string& name,
+                 OperatorPtr (*make)(const EmpiricalRisk&, const KfacOptions&)) {
+  return {name, Kind::kLayerwise, [make](const EmpiricalRisk& risk, const Settings& settings) {
+            return make(risk, settings.layerwise);
+          }};
 }
 
 const std::vector<Choice>& choices() {
   static const std::vector<Choice> table = {
-      {"hessian", false, exact(&hessian)},
-      {"ggn", false, exact(&ggn)},
-      {"ggn-mc", false, &ggn_mc},
-      {"empirical-fisher", false, exact(&empirical_fisher)},
-      {"gradient-covariance", false, exact(&gradient_covariance)},
-      {"ggn-diagonal", true, exact(&ggn_diagonal)},
-      {"hessian-diagonal", true, exact(&hessian_diagonal)},
+      matrix_free("hessian", Kind::kMatrixFree, &hessian),
+      matrix_free("ggn", Kind::kMatrixFree, &ggn),
+      {"ggn-mc", Kind::kMatrixFree,
+       [](const EmpiricalRisk& risk, const Settings& settings) {
+         return ggn_mc(risk, settings.monte_carlo, settings.matrix_free);
+       }},
+      matrix_free("empirical-fisher", Kind::kMatrixFree, &empirical_fisher),
+      matrix_free("gradient-covariance", Kind::kMatrixFree, &gradient_covariance),
+      matrix_free("ggn-diagonal", Kind::kDiagonal, &ggn_diagonal),
+      matrix_free("hessian-diagonal", Kind::kDiagonal, &hessian_diagonal),
+      layerwise("kfac", &kfac),
+      layerwise("ekfac", &ekfac),
   };
   return table;
 }
@@ -51,6 +72,35 @@ Blocks blocks_of(const OperatorOptions& options) {
   return options.block_diagonal == "parameter" ? Blocks::kParameter : Blocks::kFull;
 }
 
+KfacOptions layerwise_options(const OperatorOptions& options, const RandomSource& random,
+                              const Observer& observer) {
+  static const std::map<std::string, Fisher> fishers = {{"", Fisher::kType2},
+                                                        {"type-2", Fisher::kType2},
+                                                        {"mc", Fisher::kMonteCarlo},
+                                                        {"empirical", Fisher::kEmpirical},
+                                                        {"forward-only", Fisher::kForwardOnly}};
+  static const std::map<std::string, Fallback> fallbacks = {{"", Fallback::kRefuse},
+                                                            {"refuse", Fallback::kRefuse},
+                                                            {"diagonal", Fallback::kDiagonal},
+                                                            {"block", Fallback::kBlock}};
+  return {.fisher = fishers.at(options.fisher),
+          .mc_samples = options.mc_samples.value_or(1),
+          .weight_sharing =
+              options.weight_sharing == "reduce" ? WeightSharing::kReduce : WeightSharing::kExpand,
+          .separate_bias = options.separate_bias,
+          .fallback = fallbacks.at(options.fallback),
+          .random = random,
+          .observer = observer};
+}
+
+/// The first option given that only layer-wise operators take; empty if there is none.
+std::string layerwise_option(const OperatorOptions& options) {
+  if (!options.fisher.empty()) return "--fisher";
+  if (!options.weight_sharing.empty()) return "--weight-sharing";
+  if (options.separate_bias) return "--separate-bias";
+  return options.fallback.empty() ? "" : "--fallback";
+}
+
 }  // namespace
 
 std::vector<std::string> operator_names() {
@@ -61,7 +111,7 @@ std::vector<std::string> operator_names() {
 
 CLI::Validator operator_name() {
   const auto check = [](std::string& value) -> std::string {
-    const std::vector<std::string> later = {"kfac", "ekfac", "kfoc", "shampoo", "kl-shampoo"};
+    const std::vector<std::string> later = {"kfoc", "shampoo", "kl-shampoo"};
     const std::string reason = one_of(operator_names())(value);
     if (std::find(later.begin(), later.end(), value) == later.end()) return reason;
     return "not available in this version; " + reason;
@@ -70,27 +120,46 @@ CLI::Validator operator_name() {
 }
 
 void check_operator_options(const OperatorOptions& options) {
-  CURVATURE_CHECK(!options.mc_samples || options.name == "ggn-mc", OptionError,
-                  "--mc-samples belongs to a Monte-Carlo operator; expected --operator ggn-mc, "
-                  "got {}",
-                  options.name);
-  CURVATURE_CHECK(options.block_diagonal.empty() || !choice_of(options).is_diagonal, OptionError,
-                  "--block-diagonal needs an operator that is not diagonal already; expected "
-                  "hessian, ggn or a relative, got {}",
-                  options.name);
+  const bool layerwise = choice_of(options).kind == Kind::kLayerwise;
+  CURVATURE_CHECK(layerwise || layerwise_option(options).empty(), OptionError,
+                  "{} belongs to layer-wise operators; expected --operator kfac or ekfac, got {}",
+                  layerwise_option(options), options.name);
+  CURVATURE_CHECK(
+      !options.mc_samples || options.name == "ggn-mc" || (layerwise && options.fisher == "mc"),
+      OptionError,
+      "--mc-samples belongs to a Monte-Carlo operator; expected --operator ggn-mc or --fisher mc, "
+      "got {}",
+      options.name);
+  CURVATURE_CHECK(options.name != "ekfac" || options.fisher != "forward-only", OptionError,
+                  "--fisher: ekfac needs gradients; expected type-2, mc or empirical, got "
+                  "forward-only");
+  CURVATURE_CHECK(
+      options.block_diagonal.empty() || choice_of(options).kind == Kind::kMatrixFree, OptionError,
+      "--block-diagonal needs an operator that is not block-diagonal already; expected hessian, "
+      "ggn or a relative, got {}",
+      options.name);
 }
 
 OperatorPtr make_operator(const EmpiricalRisk& risk, const OperatorOptions& options,
                           const ProblemOptions& problem, const Observer& observer) {
-  const MatrixFreeOptions matrix_free = {
-      .memory_budget = problem.memory_budget, .blocks = blocks_of(options), .observer = observer};
-  const MonteCarloOptions monte_carlo = {.samples = options.mc_samples.value_or(1),
-                                         .random = RandomSource(problem.seed)};
-  OperatorPtr made = choice_of(options).make(risk, monte_carlo, matrix_free);
+  const RandomSource random(problem.seed);
+  const Settings settings = {
+      .matrix_free = {.memory_budget = problem.memory_budget,
+                      .blocks = blocks_of(options),
+                      .observer = observer},
+      .monte_carlo = {.samples = options.mc_samples.value_or(1), .random = random},
+      .layerwise = layerwise_options(options, random, observer)};
+  OperatorPtr made = choice_of(options).make(risk, settings);
   return options.damping == 0 ? made : shifted(made, options.damping);
 }
 
-bool is_diagonal(const OperatorOptions& options) { return choice_of(options).is_diagonal; }
+bool is_diagonal(const OperatorOptions& options) {
+  return choice_of(options).kind == Kind::kDiagonal;
+}
+
+bool is_layerwise(const OperatorOptions& options) {
+  return choice_of(options).kind == Kind::kLayerwise;
+}
 
 int64_t products_to_build(const OperatorOptions& options, int64_t size) {
   return options.name == "hessian-diagonal" ? size : 0;

@@ -30,6 +30,8 @@ OperatorPtr make_operator(const EmpiricalRisk& risk, const OperatorOptions& opti
 
 /// Whether the operator is a diagonal, computed when it is made.
 bool is_diagonal(const OperatorOptions& options);
+/// Whether the operator is made of layers' blocks, all closed forms known.
+bool is_layerwise(const OperatorOptions& options);
 /// Products that it takes to build the operator for `size` parameters: an exact Hessian diagonal is
 /// not for free.
 int64_t products_to_build(const OperatorOptions& options, int64_t size);

@@ -12,6 +12,7 @@ namespace {
 
 constexpr const char* kProblem = "Problem";
 constexpr const char* kOperator = "Operator";
+constexpr const char* kLayerwise = "Layer-wise operators";
 
 }  // namespace
 
@@ -87,10 +88,27 @@ void add_operator_options(CLI::App& command, OperatorOptions& options) {
       ->type_name("layer|parameter")
       ->check(one_of({"layer", "parameter"}))
       ->group(kOperator);
-  command.add_option("--mc-samples", options.mc_samples, "draws per loss term for ggn-mc [1]")
+  command
+      .add_option("--mc-samples", options.mc_samples, "draws per loss term, for ggn-mc and mc [1]")
       ->type_name("M")
       ->transform(whole_number(1))
       ->group(kOperator);
+  const auto add_layerwise = [&command](const std::string& name, std::string& value,
+                                        const std::vector<std::string>& names,
+                                        const std::string& description) {
+    command.add_option(name, value, description)
+        ->type_name(alternatives(names))
+        ->check(one_of(names))
+        ->group(kLayerwise);
+  };
+  add_layerwise("--fisher", options.fisher, {"type-2", "mc", "empirical", "forward-only"},
+                "vectors that are backpropagated [type-2]");
+  add_layerwise("--weight-sharing", options.weight_sharing, {"expand", "reduce"},
+                "positions of a layer, one by one or together [expand]");
+  command.add_flag("--separate-bias", options.separate_bias, "a block of its own for each bias")
+      ->group(kLayerwise);
+  add_layerwise("--fallback", options.fallback, {"refuse", "diagonal", "block"},
+                "for parameters without a layer rule [refuse]");
 }
 
 CLI::Option* add_array_output(CLI::App& command, const std::string& name, std::string& file,

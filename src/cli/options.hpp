@@ -38,6 +38,10 @@ struct OperatorOptions {
   double damping = 0;
   std::string block_diagonal;         ///< `layer`, `parameter`; empty: the whole matrix
   std::optional<int64_t> mc_samples;  ///< draws per loss term, 1 if empty
+  std::string fisher;                 ///< of layer-wise operators, `type-2` if empty
+  std::string weight_sharing;         ///< of layer-wise operators, `expand` if empty
+  bool separate_bias = false;         ///< of layer-wise operators
+  std::string fallback;               ///< of layer-wise operators, `refuse` if empty
 };
 
 void add_problem_options(CLI::App& command, ProblemOptions& options);

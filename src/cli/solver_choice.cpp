@@ -4,6 +4,7 @@
 #include <functional>
 
 #include <curvature/matrix_free/ggn.hpp>
+#include <curvature/operators/algebra.hpp>
 #include <curvature/solvers/conjugate_gradient.hpp>
 #include <curvature/solvers/direct.hpp>
 #include <curvature/solvers/least_squares.hpp>
@@ -11,6 +12,7 @@
 #include <curvature/solvers/neumann.hpp>
 #include <curvature/solvers/preconditioner.hpp>
 
+#include "cli/operator_choice.hpp"
 #include "core/check.hpp"
 
 namespace curvature::cli {
@@ -68,6 +70,23 @@ const Choice& choice_of(const SolverOptions& options) {
                        [&](const Choice& choice) { return choice.name == options.name; });
 }
 
+/// The inverse of a cheap model of the GGN, which is positive whatever the operator is, with the
+/// operator's damping.
+OperatorPtr make_preconditioner(const std::string& name, const EmpiricalRisk& risk,
+                                const OperatorOptions& choice, const ProblemOptions& problem,
+                                const Observer& observer) {
+  const double damping = std::max(choice.damping, 0.0);
+  if (name == "diagonal") {
+    const OperatorPtr ggn = ggn_diagonal(risk, {.memory_budget = problem.memory_budget});
+    return diagonal_preconditioner(*ggn->diagonal(), risk.space(), damping);
+  }
+  OperatorOptions layerwise = choice;
+  if (!is_layerwise(choice)) layerwise = {};
+  layerwise.name = name;
+  layerwise.damping = damping;
+  return inverse(make_operator(risk, layerwise, problem, observer));
+}
+
 }  // namespace
 
 std::vector<std::string> solver_names() {
@@ -76,7 +95,7 @@ std::vector<std::string> solver_names() {
   return names;
 }
 
-std::vector<std::string> preconditioner_names() { return {"diagonal"}; }
+std::vector<std::string> preconditioner_names() { return {"diagonal", "kfac", "ekfac"}; }
 
 double tolerance_of(const SolverOptions& options, at::ScalarType dtype) {
   return options.tolerance.value_or(dtype == at::kDouble ? 1e-6 : 1e-5);
@@ -113,10 +132,8 @@ SolverPtr make_solver(const SolverOptions& options, const EmpiricalRisk& risk,
                                 .max_iterations = max_iterations_of(options),
                                 .observer = observer};
   if (!options.preconditioner.empty()) {
-    // Of the GGN, which is positive, whatever the operator is.
-    const OperatorPtr ggn = ggn_diagonal(risk, {.memory_budget = problem.memory_budget});
     iteration.preconditioner =
-        diagonal_preconditioner(*ggn->diagonal(), risk.space(), std::max(choice.damping, 0.0));
+        make_preconditioner(options.preconditioner, risk, choice, problem, observer);
   }
   return choice_of(options).make(iteration, options, RandomSource(problem.seed).derive(1));
 }

@@ -1,0 +1,134 @@
+#include "layerwise/factors.hpp"
+
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/zeros.h>
+
+#include <curvature/matrix_free/ggn.hpp>
+#include <curvature/operators/dense.hpp>
+#include <curvature/operators/diagonal.hpp>
+
+#include "core/check.hpp"
+
+namespace curvature::detail {
+namespace {
+
+void refuse_uncovered(const EmpiricalRisk& risk, const LayerPlan& plan,
+                      const KfacOptions& options) {
+  if (options.fallback != Fallback::kRefuse || plan.uncovered.empty()) return;
+  const auto& [parameter, reason] = *plan.uncovered.begin();
+  throw NotSupportedError(fmt::format(
+      "layers: '{}' is not covered by a layer rule: {}; choose a fallback (diagonal or block), or "
+      "leave it out of the parameters",
+      risk.space().entries()[parameter].name, reason));
+}
+
+/// Sums of outer products over batches.
+class FactorSums {
+ public:
+  FactorSums(const EmpiricalRisk& risk, const LayerPlan& plan, const KfacOptions& options)
+      : risk_(risk), plan_(plan), options_(options), weights_(plan.blocks.size()) {
+    const auto tensor_options = risk.parameters().front().options().requires_grad(false);
+    for (const LayerBlock& block : plan.blocks) {
+      pairs_.push_back({at::zeros({block.columns(), block.columns()}, tensor_options),
+                        at::zeros({block.rows, block.rows}, tensor_options)});
+    }
+  }
+
+  void add(const BatchRisk& batch) {
+    const LayerPass pass(risk_, plan_, batch, options_.separate_bias);
+    for (size_t i = 0; i < pairs_.size(); ++i) add_inputs(i, pass.inputs(i), batch);
+    for_each_cotangent(risk_, batch, pass.output(), options_, [&](const at::Tensor& cotangent) {
+      const TensorList gradients = pass.gradients(cotangent);
+      for (size_t i = 0; i < pairs_.size(); ++i) {
+        const at::Tensor g = reduces() ? gradients[i].sum(1) : gradients[i].flatten(0, 1);
+        pairs_[i].b.addmm_(g.t(), g);
+      }
+    });
+  }
+
+  std::vector<FactorPair> finish() {
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      FactorPair& pair = pairs_[i];
+      pair.a.div_(weights_[i]);
+      if (options_.fisher == Fisher::kForwardOnly) {
+        pair.b = at::eye(pair.b.size(0), pair.b.options());
+      }
+    }
+    return std::move(pairs_);
+  }
+
+ private:
+  bool reduces() const { return options_.weight_sharing == WeightSharing::kReduce; }
+
+  /// The mean over positions (expand) or examples (reduce), examples with their weights.
+  void add_inputs(size_t block, const at::Tensor& inputs, const BatchRisk& batch) {
+    const at::Tensor rows = reduces() ? inputs.mean(1, /*keepdim=*/true) : inputs;
+    const at::Tensor& weights = batch.batch().weights;
+    const at::Tensor a = rows.flatten(0, 1);
+    if (!weights.defined()) {
+      pairs_[block].a.addmm_(a.t(), a);
+      weights_[block] += static_cast<double>(a.size(0));
+      return;
+    }
+    const at::Tensor w = weights.to(a.options()).repeat_interleave(rows.size(1));
+    pairs_[block].a.addmm_(a.t(), a * w.unsqueeze(1));
+    weights_[block] += w.sum().item<double>();
+  }
+
+  const EmpiricalRisk& risk_;
+  const LayerPlan& plan_;
+  const KfacOptions& options_;
+  std::vector<FactorPair> pairs_;
+  std::vector<double> weights_;
+};
+
+}  // namespace
+
+void check_options(const KfacOptions& options) {
+  CURVATURE_CHECK(options.mc_samples > 0, OptionError,
+                  "KfacOptions: mc_samples must be positive; got {}", options.mc_samples);
+}
+
+LayerFactors compute_factors(const EmpiricalRisk& risk, const KfacOptions& options) {
+  check_options(options);
+  LayerFactors factors{.plan = plan_layers(risk, options.separate_bias), .pairs = {}};
+  refuse_uncovered(risk, factors.plan, options);
+  FactorSums sums(risk, factors.plan, options);
+  const at::NoGradGuard no_grad;
+  const int64_t num_batches = risk.data().num_batches();
+  for (int64_t index = 0; index < num_batches; ++index) {
+    sums.add(risk.on(index));
+    if (options.observer) options.observer({"Kronecker factors", index + 1, num_batches});
+  }
+  factors.pairs = sums.finish();
+  return factors;
+}
+
+OperatorPtr assemble(const EmpiricalRisk& risk, const KfacOptions& options, LayerPlan plan,
+                     std::vector<OperatorPtr> inner, const std::string& name) {
+  const auto tensor_options = risk.parameters().front().options().requires_grad(false);
+  const auto add_block = [&](size_t parameter, OperatorPtr operation) {
+    LayerBlock block{.kind = "fallback", .weight = parameter, .bias = std::nullopt, .layout = {}};
+    block.rows = operation->rows();
+    block.weight_columns = 1;
+    plan.blocks.push_back(block);
+    inner.push_back(std::move(operation));
+  };
+  for (const size_t parameter : plan.unused) {
+    add_block(parameter, curvature::diagonal(
+                             at::zeros({risk.parameters()[parameter].numel()}, tensor_options)));
+  }
+  for (const auto& [parameter, reason] : plan.uncovered) {
+    const EmpiricalRisk alone = risk.with_parameters({risk.space().entries()[parameter].name});
+    add_block(parameter, options.fallback == Fallback::kDiagonal
+                             ? curvature::diagonal(*ggn_diagonal(alone)->diagonal())
+                             : dense(materialize(*ggn(alone)), Symmetry::kPositiveSemidefinite));
+  }
+  return layer_blocks(std::move(plan.blocks), std::move(inner), risk.space(), tensor_options, name);
+}
+
+}  // namespace curvature::detail

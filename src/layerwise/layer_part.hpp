@@ -1,0 +1,66 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "layerwise/capture.hpp"
+
+namespace curvature::detail {
+
+/// How a parameter `[d0, d1, ...]` is a matrix `[outputs, inputs]` for each of its groups: group i
+/// is the i-th part of axis 0; axis 0 counts outputs, the others inputs, or, transposed, axis 1
+/// outputs and the others inputs.
+struct WeightLayout {
+  int64_t groups = 1;
+  bool transposed = false;
+};
+
+/// What one use of a layer says about one Kronecker block: for example n the gradient of the matrix
+/// [W | b] is the sum over positions s of g_ns [a_ns; 1]^T.
+struct LayerPart {
+  std::string kind;              ///< for people: `linear`
+  std::optional<size_t> weight;  ///< position of the parameter; none for a bias alone
+  std::optional<size_t> bias;
+  WeightLayout layout = {};
+  int64_t group = 0;
+  /// a `[N, S, inputs]`, without the 1; empty for a block without weight, or whose weight is a
+  /// vector that multiplies what `gradients` holds already.
+  std::function<at::Tensor()> inputs = nullptr;
+  /// g `[N, S, outputs]`, from the gradient of the operation's output.
+  std::function<at::Tensor(const at::Tensor& output_gradient)> gradients;
+};
+
+/// Parts of a use, all of its parameters covered; or none, and why.
+struct MatchedUse {
+  std::vector<LayerPart> parts = {};
+  std::string reason = {};  ///< for people, if there are no parts
+};
+
+/// Knows how some operations use their parameters. `num_examples` is N.
+using LayerRule = MatchedUse (*)(const std::shared_ptr<const OperationUse>& use,
+                                 int64_t num_examples);
+
+// One rule each, in a file of its own; a rule that does not know the operation returns nothing.
+MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
+MatchedUse matmul_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
+MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
+MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
+MatchedUse normalization_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
+MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
+
+/// The first rule that knows the use.
+MatchedUse match_use(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
+
+/// `x` `[..., d]` as rows of examples `[N, S, d]`. The examples are the first axis, or part of it
+/// if positions were merged into it, or the second axis of a sequence that comes first. Empty if it
+/// is none of these.
+std::optional<at::Tensor> rows_of_examples(const at::Tensor& x, int64_t num_examples);
+/// The same for channels second: `[N, C, ...]` to `[N, S, C]`.
+std::optional<at::Tensor> channel_rows_of_examples(const at::Tensor& x, int64_t num_examples);
+
+}  // namespace curvature::detail

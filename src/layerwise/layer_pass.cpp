@@ -1,0 +1,367 @@
+#include "layerwise/layer_pass.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "core/check.hpp"
+
+namespace curvature::detail {
+namespace {
+
+/// The uses of a batch's forward pass, and its output.
+struct Recorded {
+  std::vector<std::shared_ptr<const OperationUse>> uses;
+  at::Tensor output;
+};
+
+Recorded record(const EmpiricalRisk& risk, const BatchRisk& batch) {
+  const c10::InferenceMode no_inference(false);
+  const at::AutoGradMode with_gradients(true);
+  Recorded recorded;
+  std::vector<OperationUse> uses =
+      record_uses(risk.parameters(), [&] { recorded.output = batch.predict(); });
+  for (OperationUse& use : uses) {
+    recorded.uses.push_back(std::make_shared<const OperationUse>(std::move(use)));
+  }
+  return recorded;
+}
+
+/// With separate biases, a part with weight and bias becomes two.
+std::vector<LayerPart> split(const LayerPart& part, bool separate_bias) {
+  if (!separate_bias || !part.weight || !part.bias) return {part};
+  LayerPart weight = part, bias = part;
+  weight.bias.reset();
+  bias.weight.reset();
+  bias.inputs = nullptr;
+  return {weight, bias};
+}
+
+bool same_block(const LayerBlock& block, const LayerPart& part) {
+  return block.group == part.group && block.layout.groups == part.layout.groups &&
+         (part.weight ? block.weight == part.weight : !block.weight && block.bias == part.bias);
+}
+
+/// Builds the blocks from all parts of a forward pass.
+class Planner {
+ public:
+  Planner(const EmpiricalRisk& risk, bool separate_bias)
+      : risk_(risk), separate_bias_(separate_bias) {}
+
+  LayerPlan plan(const Recorded& recorded, int64_t num_examples) {
+    std::set<size_t> used;
+    std::vector<LayerPart> parts;
+    for (const auto& use : recorded.uses) {
+      MatchedUse matched = match_use(use, num_examples);
+      for (const ParameterArgument& argument : use->parameters) {
+        used.insert(argument.parameter);
+        if (matched.parts.empty()) {
+          plan_.uncovered.insert({argument.parameter, matched.reason + " (" + use->name + ")"});
+        }
+      }
+      for (const LayerPart& part : matched.parts) {
+        for (LayerPart& piece : split(part, separate_bias_)) parts.push_back(std::move(piece));
+      }
+    }
+    find_unused(used);
+    for (const LayerPart& part : parts) add(part);
+    drop_uncovered();
+    return std::move(plan_);
+  }
+
+ private:
+  void find_unused(const std::set<size_t>& used) {
+    const auto& names = risk_.unused_parameters();
+    for (size_t i = 0; i < risk_.parameters().size(); ++i) {
+      const std::string& name = risk_.space().entries()[i].name;
+      if (std::find(names.begin(), names.end(), name) != names.end()) {
+        plan_.unused.push_back(i);
+      } else if (!used.count(i)) {
+        plan_.uncovered.insert({i, "no operation was seen to use it"});
+      }
+    }
+  }
+
+  void add(const LayerPart& part) {
+    const auto found =
+        std::find_if(plan_.blocks.begin(), plan_.blocks.end(),
+                     [&](const LayerBlock& block) { return same_block(block, part); });
+    if (found == plan_.blocks.end()) {
+      plan_.blocks.push_back(block_of(part, risk_.space()));
+      return;
+    }
+    if (!part.bias || found->bias == part.bias) return;
+    if (found->bias) {
+      plan_.uncovered.insert({*part.bias, "its weight is used with another bias as well"});
+    } else {
+      found->bias = part.bias;
+    }
+  }
+
+  /// A block with a parameter that is not covered goes; what else is in it is not covered then.
+  void drop_uncovered() {
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (const LayerBlock& block : plan_.blocks) {
+        const bool weight_bad = block.weight && plan_.uncovered.count(*block.weight);
+        const bool bias_bad = block.bias && plan_.uncovered.count(*block.bias);
+        if (weight_bad && block.bias && !bias_bad) {
+          changed |=
+              plan_.uncovered.insert({*block.bias, "its layer's weight is not covered"}).second;
+        }
+        if (bias_bad && block.weight && !weight_bad) {
+          changed |=
+              plan_.uncovered.insert({*block.weight, "its layer's bias is not covered"}).second;
+        }
+      }
+    }
+    std::erase_if(plan_.blocks, [this](const LayerBlock& block) {
+      return (block.weight && plan_.uncovered.count(*block.weight)) ||
+             (block.bias && plan_.uncovered.count(*block.bias));
+    });
+    claim_biases();
+  }
+
+  /// A bias that two blocks hold (tied, with different weights) is not covered.
+  void claim_biases() {
+    std::map<std::pair<size_t, int64_t>, int> owners;
+    for (const LayerBlock& block : plan_.blocks) {
+      if (block.bias) ++owners[{*block.bias, block.group}];
+    }
+    bool conflict = false;
+    for (const auto& [key, count] : owners) {
+      if (count > 1) {
+        conflict |= plan_.uncovered.insert({key.first, "several layers share it"}).second;
+      }
+    }
+    if (conflict) drop_uncovered();
+  }
+
+  const EmpiricalRisk& risk_;
+  bool separate_bias_;
+  LayerPlan plan_;
+};
+
+void leave_out(LayerPlan& plan, const LayerBlock& block, const std::string& reason) {
+  if (block.weight) plan.uncovered.insert({*block.weight, reason});
+  if (block.bias) plan.uncovered.insert({*block.bias, reason});
+}
+
+/// The gradient of the first batch's loss must be what the uses say.
+void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPlan& plan,
+                     bool separate_bias) {
+  const LayerPass pass(risk, plan, batch, separate_bias);
+  at::Tensor cotangent;
+  TensorList expected;
+  {
+    const c10::InferenceMode no_inference(false);
+    const at::AutoGradMode with_gradients(true);
+    const at::Tensor output = batch.predict();
+    const at::Tensor objective = batch.objective(output);
+    TensorList inputs = risk.parameters();
+    inputs.push_back(output);
+    expected = torch::autograd::grad({objective}, inputs, {}, false, false, /*allow_unused=*/true);
+    cotangent = expected.back();
+  }
+  const at::NoGradGuard no_grad;
+  if (!cotangent.defined()) return;
+  const TensorList gradients = pass.gradients(cotangent);
+  TensorList actual;
+  for (const at::Tensor& parameter : risk.parameters()) {
+    actual.push_back(at::zeros_like(parameter.detach()).unsqueeze(-1));
+  }
+  for (size_t i = 0; i < plan.blocks.size(); ++i) {
+    const at::Tensor g = gradients[i].flatten(0, 1), a = pass.inputs(i).flatten(0, 1);
+    plan.blocks[i].scatter_add(g.t().matmul(a).reshape({-1, 1}), actual);
+  }
+  const double tolerance = risk.parameters().front().scalar_type() == at::kDouble ? 1e-8 : 1e-3;
+  std::set<size_t> wrong;
+  double scale = 0;
+  for (const at::Tensor& gradient : expected) {
+    if (gradient.defined()) scale = std::max(scale, gradient.norm().item<double>());
+  }
+  for (size_t i = 0; i < risk.parameters().size(); ++i) {
+    const at::Tensor reference =
+        expected[i].defined() ? expected[i] : at::zeros_like(risk.parameters()[i].detach());
+    const double error = (actual[i].squeeze(-1) - reference).norm().item<double>();
+    if (!(error <= tolerance * (reference.norm().item<double>() + 1e-3 * scale))) wrong.insert(i);
+  }
+  for (const LayerBlock& block : std::vector<LayerBlock>(plan.blocks)) {
+    if ((block.weight && wrong.count(*block.weight)) || (block.bias && wrong.count(*block.bias))) {
+      leave_out(plan, block, "its gradient is not the one of the operations that were seen");
+    }
+  }
+}
+
+/// Positions of an example must not change with the number of examples beside it.
+void check_positions(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPlan& plan,
+                     bool separate_bias) {
+  if (batch.batch().size() == 1) return;
+  Batch first;
+  for (const at::Tensor& input : batch.batch().inputs)
+    first.inputs.push_back(input.narrow(0, 0, 1));
+  if (batch.batch().targets.defined()) first.targets = batch.batch().targets.narrow(0, 0, 1);
+  if (batch.batch().weights.defined()) first.weights = batch.batch().weights.narrow(0, 0, 1);
+  const BatchRisk single = risk.on(first, batch.first_example());
+  const LayerPass all(risk, plan, batch, separate_bias);
+  const LayerPass one(risk, plan, single, separate_bias);
+  const at::NoGradGuard no_grad;
+  const TensorList many_gradients = all.gradients(at::zeros_like(all.output()));
+  const TensorList one_gradients = one.gradients(at::zeros_like(one.output()));
+  for (size_t i = 0; i < plan.blocks.size(); ++i) {
+    if (many_gradients[i].size(1) != one_gradients[i].size(1)) {
+      leave_out(plan, plan.blocks[i], "the examples of a batch share it before they meet it");
+    }
+  }
+}
+
+void drop_left_out(LayerPlan& plan) {
+  std::erase_if(plan.blocks, [&plan](const LayerBlock& block) {
+    return (block.weight && plan.uncovered.count(*block.weight)) ||
+           (block.bias && plan.uncovered.count(*block.bias));
+  });
+}
+
+}  // namespace
+
+LayerPlan plan_layers(const EmpiricalRisk& risk, bool separate_bias) {
+  const BatchRisk batch = risk.on(0);
+  LayerPlan plan = Planner(risk, separate_bias).plan(record(risk, batch), batch.batch().size());
+  check_positions(risk, batch, plan, separate_bias);
+  drop_left_out(plan);
+  check_gradients(risk, batch, plan, separate_bias);
+  drop_left_out(plan);
+  return plan;
+}
+
+LayerPass::LayerPass(const EmpiricalRisk& risk, const LayerPlan& plan, const BatchRisk& batch,
+                     bool separate_bias)
+    : plan_(plan), num_examples_(batch.batch().size()), parts_(plan.blocks.size()) {
+  Recorded recorded = record(risk, batch);
+  output_ = recorded.output;
+  for (const auto& use : recorded.uses) {
+    const MatchedUse matched = match_use(use, num_examples_);
+    use->check_unchanged();
+    for (const LayerPart& whole : matched.parts) {
+      for (LayerPart& part : split(whole, separate_bias)) {
+        const auto block = std::find_if(
+            plan.blocks.begin(), plan.blocks.end(),
+            [&part](const LayerBlock& candidate) { return same_block(candidate, part); });
+        if (block == plan.blocks.end()) continue;  // not covered
+        parts_[static_cast<size_t>(block - plan.blocks.begin())].push_back(
+            {std::move(part), edges_.size(), use->output_shape});
+      }
+    }
+    edges_.push_back(use->output);
+  }
+  for (size_t i = 0; i < parts_.size(); ++i) {
+    CURVATURE_CHECK(!parts_[i].empty(), NotSupportedError,
+                    "layers: the {} layer {} is not used in the batch that begins with example {}",
+                    plan.blocks[i].kind, i, batch.first_example());
+  }
+}
+
+at::Tensor LayerPass::inputs(size_t block) const {
+  const at::NoGradGuard no_grad;
+  const LayerBlock& layout = plan_.blocks[block];
+  const at::TensorOptions options = output_.options().requires_grad(false);
+  TensorList uses;
+  for (const Part& part : parts_[block]) {
+    at::Tensor a;
+    if (part.part.inputs != nullptr) {
+      a = part.part.inputs();
+      if (layout.bias) {
+        const double one = part.part.bias ? 1 : 0;  // a use may leave the bias out
+        a = at::cat({a, at::full({a.size(0), a.size(1), 1}, one, options)}, 2);
+      }
+    } else {
+      // As many ones as the gradient has positions.
+      const at::Tensor g = part.part.gradients(at::zeros(part.output_shape, options));
+      a = at::ones({g.size(0), g.size(1), 1}, options);
+    }
+    uses.push_back(a);
+  }
+  return uses.size() == 1 ? uses.front() : at::cat(uses, 1);
+}
+
+TensorList LayerPass::gradients(const at::Tensor& cotangent) const {
+  const at::NoGradGuard no_grad;
+  const TensorList at_outputs = output_gradients(output_, cotangent, edges_);
+  TensorList result;
+  for (const std::vector<Part>& parts : parts_) {
+    TensorList uses;
+    for (const Part& part : parts) {
+      const at::Tensor& g = at_outputs[part.edge];
+      uses.push_back(part.part.gradients(
+          g.defined() ? g : at::zeros(part.output_shape, output_.options().requires_grad(false))));
+    }
+    result.push_back(uses.size() == 1 ? uses.front() : at::cat(uses, 1));
+  }
+  return result;
+}
+
+namespace {
+
+/// Independent of the draws of labels.
+constexpr uint64_t kSigns = 1;
+
+/// A random sign for each term and column, so that the cross terms of an example vanish in
+/// expectation. Example by example: signs do not depend on the batch.
+at::Tensor random_signs(const RandomSource& random, const BatchRisk& batch, int64_t terms,
+                        int64_t columns) {
+  const int64_t examples = batch.batch().size();
+  TensorList signs;
+  for (int64_t n = 0; n < examples; ++n) {
+    const auto stream = static_cast<uint64_t>(batch.first_example() + n);
+    signs.push_back(random.rademacher(stream, terms / examples * columns));
+  }
+  return at::cat(signs).reshape({terms, 1, columns});
+}
+
+/// `[R, C, V]`, unscaled.
+at::Tensor vectors_of(const LossPoint& point, const BatchRisk& batch, const KfacOptions& options) {
+  switch (options.fisher) {
+    case Fisher::kMonteCarlo:
+      return point.samples(options.random, batch.first_example(), batch.batch().size(),
+                           options.mc_samples) /
+             std::sqrt(static_cast<double>(options.mc_samples));
+    case Fisher::kEmpirical:
+      return point.gradient().unsqueeze(-1);
+    case Fisher::kForwardOnly:
+      return {};
+    case Fisher::kType2:
+      break;
+  }
+  const at::Tensor root = point.hessian_root();
+  if (root.size(0) == batch.batch().size()) return root;
+  return root * random_signs(options.random.derive(kSigns), batch, root.size(0), root.size(2))
+                    .to(root.options());
+}
+
+}  // namespace
+
+void for_each_cotangent(const EmpiricalRisk& risk, const BatchRisk& batch, const at::Tensor& output,
+                        const KfacOptions& options,
+                        const std::function<void(const at::Tensor&)>& visit) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor vectors = vectors_of(*batch.loss_point(output), batch, options);
+  if (!vectors.defined()) return;
+  const at::Tensor weights = batch.term_weights(vectors.size(0)).sqrt();
+  const at::Tensor scaled = vectors * (weights.dim() == 0 ? weights : weights.view({-1, 1, 1}));
+  for (int64_t v = 0; v < scaled.size(2); ++v) {
+    visit(risk.loss_function().unrows(scaled.select(2, v), output));
+  }
+}
+
+}  // namespace curvature::detail
