@@ -1,7 +1,10 @@
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include <CLI/App.hpp>
+
+#include <curvature/layerwise/kfac.hpp>
 
 #include "cli/command.hpp"
 #include "cli/options.hpp"
@@ -16,6 +19,7 @@ namespace {
 struct Facts {
   double loss;
   double gradient_norm;
+  std::map<std::string, std::string> treatments;  ///< of the parameters to differentiate
 };
 
 Facts compute_facts(const EmpiricalRisk& risk) {
@@ -26,22 +30,24 @@ Facts compute_facts(const EmpiricalRisk& risk) {
     const auto norm = part.to(at::kDouble).norm().item<double>();
     square += norm * norm;
   }
-  return {loss, std::sqrt(square)};
+  Facts facts{.loss = loss, .gradient_norm = std::sqrt(square), .treatments = {}};
+  for (const ParameterTreatment& parameter : describe_layers(risk)) {
+    facts.treatments[parameter.name] = parameter.treatment;
+  }
+  return facts;
 }
 
-/// `differentiated`, `unused` by the model, or `frozen`.
-std::string treatment_of(const EmpiricalRisk& risk, const std::string& name) {
-  const std::vector<std::string>& unused = risk.unused_parameters();
-  if (!risk.space().find(name)) return "frozen";
-  return std::find(unused.begin(), unused.end(), name) == unused.end() ? "differentiated"
-                                                                       : "unused";
+/// What layer-wise operators do with a parameter, or `frozen`.
+std::string treatment_of(const Facts& facts, const std::string& name) {
+  const auto found = facts.treatments.find(name);
+  return found == facts.treatments.end() ? "frozen" : found->second;
 }
 
-Json list_parameters(const EmpiricalRisk& risk, bool frozen) {
+Json list_parameters(const EmpiricalRisk& risk, const Facts& facts, bool frozen) {
   Json list = Json::array();
   for (const auto& [name, tensor] : risk.model().parameters()) {
-    const std::string treatment = treatment_of(risk, name);
-    if ((treatment == "frozen") != frozen) continue;
+    if ((facts.treatments.count(name) == 0) != frozen) continue;
+    const std::string treatment = treatment_of(facts, name);
     list.push_back({{"name", name}, {"shape", tensor.sizes().vec()}, {"treatment", treatment}});
   }
   return list;
@@ -49,8 +55,8 @@ Json list_parameters(const EmpiricalRisk& risk, bool frozen) {
 
 Json to_json(const EmpiricalRisk& risk, const Facts& facts) {
   return {{"num_parameters", risk.space().size()},
-          {"parameters", list_parameters(risk, false)},
-          {"frozen_parameters", list_parameters(risk, true)},
+          {"parameters", list_parameters(risk, facts, false)},
+          {"frozen_parameters", list_parameters(risk, facts, true)},
           {"num_data", risk.num_examples()},
           {"output_shape", risk.output_shape()},
           {"loss", facts.loss},
@@ -69,7 +75,7 @@ std::string to_table(const EmpiricalRisk& risk, const Facts& facts, const Proble
   for (const auto& [name, tensor] : parameters) {
     text += fmt::format("{:{}}  {:{}}  {:>10}  {}\n", name, name_width,
                         detail::to_string(tensor.sizes()), shape_width, tensor.numel(),
-                        treatment_of(risk, name));
+                        treatment_of(facts, name));
   }
   return text + fmt::format(
                     "\n{} to differentiate; {}, output {} for each\n"

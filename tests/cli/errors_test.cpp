@@ -98,7 +98,14 @@ BOOST_AUTO_TEST_CASE(options_that_contradict_each_other) {
   };
   refused({"--operator", "ggn", "--mc-samples", "3"}, "--mc-samples");
   refused({"--operator", "ggn-diagonal", "--block-diagonal", "layer"}, "--block-diagonal");
-  refused({"--operator", "kfac"}, "not available in this version");
+  refused({"--operator", "kfoc"}, "not available in this version");
+  refused({"--operator", "ggn", "--fisher", "mc"}, "--fisher");
+  refused({"--operator", "ggn", "--separate-bias"}, "--separate-bias");
+  refused({"--operator", "hessian", "--fallback", "block"}, "--fallback");
+  refused({"--operator", "kfac", "--mc-samples", "2"}, "--mc-samples");
+  refused({"--operator", "kfac", "--block-diagonal", "layer"}, "--block-diagonal");
+  refused({"--operator", "ekfac", "--fisher", "forward-only"}, "--fisher");
+  refused({"--operator", "kfac", "--weight-sharing", "always"}, "expand or reduce");
   refused({"--operator", "ggn", "--top", "33"}, "--top");
   refused({"--operator", "ggn", "--top", "0"}, "nothing to compute");
   refused({"--operator", "ggn", "--top", "many"}, "--top");

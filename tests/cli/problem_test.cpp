@@ -83,7 +83,7 @@ BOOST_AUTO_TEST_CASE(unused_and_frozen_parameters_are_named) {
   const Words words = write_problem(scratch, source, random_tensor({20, 5}, 3), kLabels);
   const nlohmann::json info = run_tool(Words{"info", "--json"} + words).json();
   BOOST_TEST(info["num_parameters"] == 34);
-  BOOST_TEST(info["parameters"][1]["treatment"] == "differentiated");
+  BOOST_TEST(info["parameters"][1]["treatment"] == "matmul");
   BOOST_TEST(info["parameters"][2]["name"] == "spare");
   BOOST_TEST(info["parameters"][2]["treatment"] == "unused");
   BOOST_TEST(info["frozen_parameters"][0]["name"] == "fixed");

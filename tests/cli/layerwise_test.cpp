@@ -1,0 +1,120 @@
+// Layer-wise operators in the tool: as operators, as preconditioners, and what `info` says of
+// layers.
+#include <curvature/io/npy.hpp>
+
+#include "cli/fixture.hpp"
+#include "support/tensor_close.hpp"
+
+using namespace curvature;
+using namespace curvature::testing;
+
+namespace {
+
+Outcome checked(const Words& words) {
+  Outcome outcome = run_tool(words);
+  BOOST_TEST_REQUIRE(outcome.status == 0, outcome);
+  BOOST_TEST(outcome.error.empty(), outcome);
+  return outcome;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(layerwise_test)
+
+BOOST_AUTO_TEST_CASE(a_direct_solve_is_the_inverse_of_the_damped_operator) {
+  const Scratch scratch;
+  const Words problem = small_problem(scratch);
+  write_npy(scratch / "b.npy", random_tensor({32, 2}, 5));
+  for (const std::string name : {"kfac", "ekfac"}) {
+    for (const std::string fisher : {"type-2", "mc", "empirical"}) {
+      const Words words =
+          Words{"--operator", name, "--fisher", fisher, "--damping", "0.01"} + problem;
+      const auto report = checked(Words{"solve", "--solver", "direct", "--rhs", scratch / "b.npy",
+                                        "--output", scratch / "x.npy", "--json"} +
+                                  words)
+                              .json();
+      BOOST_TEST(report["termination"] == "converged");
+      checked(Words{"apply", "--vectors", scratch / "x.npy", "--output", scratch / "y.npy"} +
+              words);
+      BOOST_TEST(close(read_npy(scratch / "y.npy"), read_npy(scratch / "b.npy"), {1e-9, 0}));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(closed_forms_answer_estimates_without_products) {
+  const Scratch scratch;
+  const Words problem = small_problem(scratch);
+  write_npy(scratch / "eye.npy", torch::eye(32, at::kDouble));
+  const Words words = Words{"--operator", "kfac", "--damping", "0.1"} + problem;
+  checked(Words{"apply", "--vectors", scratch / "eye.npy", "--output", scratch / "k.npy"} + words);
+  const at::Tensor matrix = read_npy(scratch / "k.npy");
+  for (const auto& [quantity, expected] : {std::pair("trace", matrix.trace()),
+                                           {"frobenius", matrix.norm()},
+                                           {"logdet", matrix.logdet()}}) {
+    const auto report =
+        checked(Words{"estimate", "--quantity", quantity, "--method", "exact", "--json"} + words)
+            .json();
+    BOOST_TEST(report["value"].get<double>() == expected.item<double>(),
+               boost::test_tools::tolerance(1e-9));
+    BOOST_TEST(report["products"] == 0);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_preconditioner_saves_iterations) {
+  const Scratch scratch;
+  const Words problem = small_problem(scratch);
+  write_npy(scratch / "b.npy", random_tensor({32}, 5));
+  const Words words = Words{"solve",
+                            "--operator",
+                            "ggn",
+                            "--damping",
+                            "1e-3",
+                            "--solver",
+                            "cg",
+                            "--tolerance",
+                            "1e-8",
+                            "--rhs",
+                            scratch / "b.npy",
+                            "--output",
+                            scratch / "x.npy",
+                            "--json"} +
+                      problem;
+  const auto plain = checked(words).json();
+  for (const std::string name : {"kfac", "ekfac"}) {
+    const auto helped = checked(words + Words{"--preconditioner", name}).json();
+    BOOST_TEST(helped["termination"] == "converged");
+    BOOST_TEST(helped["iterations"].get<int64_t>() < plain["iterations"].get<int64_t>());
+  }
+}
+
+BOOST_AUTO_TEST_CASE(info_reports_layers_and_uncovered_parameters_are_named) {
+  const Scratch scratch;
+  const Words problem = small_problem(scratch);
+  const auto info = checked(Words{"info", "--json"} + problem).json();
+  for (const auto& parameter : info["parameters"]) {
+    BOOST_TEST(!parameter["treatment"].get<std::string>().starts_with("not covered"), info);
+  }
+  // sin(W) is a use that no rule knows.
+  const Scratch other;
+  const ModelSource source{{{"w", random_tensor({5, 3}, 1)}},
+                           "forward(self, x):\n    return x.matmul(torch.sin(self.w))\n"};
+  const Words strange =
+      write_problem(other, source, random_tensor({20, 5}, 2), torch::arange(20).remainder(3));
+  const auto report = checked(Words{"info", "--json"} + strange).json();
+  BOOST_TEST(report["parameters"][0]["treatment"].get<std::string>().starts_with("not covered"));
+  write_npy(other / "v.npy", random_tensor({15}, 3));
+  const Words apply = Words{"apply",         "--operator", "kfac",         "--vectors",
+                            other / "v.npy", "--output",   other / "y.npy"} +
+                      strange;
+  BOOST_TEST(run_tool(apply).is_error(1, "'w' is not covered"));
+  for (const auto& [fallback, name] : {std::pair("diagonal", "ggn-diagonal"), {"block", "ggn"}}) {
+    checked(apply + Words{"--fallback", fallback});
+    const at::Tensor actual = read_npy(other / "y.npy");
+    checked(Words{"apply", "--operator", name, "--vectors", other / "v.npy", "--output",
+                  other / "z.npy"} +
+            strange);
+    BOOST_TEST(close(actual, read_npy(other / "z.npy"), {1e-9, 0}));
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
