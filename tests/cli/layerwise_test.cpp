@@ -96,7 +96,7 @@ BOOST_AUTO_TEST_CASE(info_reports_layers_and_uncovered_parameters_are_named) {
   }
   // sin(W) is a use that no rule knows.
   const Scratch other;
-  const ModelSource source{{{"w", random_tensor({5, 3}, 1)}},
+  const ModelSource source{{{"w", random_tensor({5, 3}, 1).requires_grad_()}},
                            "forward(self, x):\n    return x.matmul(torch.sin(self.w))\n"};
   const Words strange =
       write_problem(other, source, random_tensor({20, 5}, 2), torch::arange(20).remainder(3));
