@@ -85,6 +85,22 @@ void add_parameters(const ParameterMemory& memory, size_t argument, const c10::I
   }
 }
 
+/// Where the gradient of an output arrives whatever is done to it later. If an operation ends with
+/// a view of its result, an in-place operation on that view takes the view out of the graph, but
+/// not its base, which has the same entries in the same order.
+at::Tensor edge_tensor(const at::Tensor& output, const OperationUse& use) {
+  if (!output.is_view()) return output;
+  const at::TensorBase& viewed = output._base();
+  const at::Tensor base(viewed);
+  const bool same_entries = base.numel() == output.numel() && base.is_contiguous() &&
+                            output.is_contiguous() && base.requires_grad();
+  for (const c10::IValue& argument : use.arguments) {
+    if (!argument.isTensor() || !argument.toTensor().defined()) continue;
+    if (base.is_alias_of(argument.toTensor())) return output;
+  }
+  return same_entries ? base : output;
+}
+
 std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
   Recording* recording = current;
   if (recording == nullptr || recording->inside) return nullptr;
@@ -120,7 +136,7 @@ void on_end(const at::RecordFunction& function, at::ObserverContext* context) {
   for (const ParameterArgument& parameter : use.parameters) {
     if (output.is_alias_of(parameter.view)) return;  // a view
   }
-  use.output = torch::autograd::impl::gradient_edge(output);
+  use.output = torch::autograd::impl::gradient_edge(edge_tensor(output, use));
   use.output_shape = output.sizes().vec();
   recording->uses.push_back(std::move(use));
 }

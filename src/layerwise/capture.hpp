@@ -29,7 +29,7 @@ struct OperationUse {
   std::vector<c10::IValue> arguments;         ///< in the order of the schema
   std::vector<ParameterArgument> parameters;  ///< among the arguments
   Shape output_shape;                         ///< of the first output
-  torch::autograd::Edge output;               ///< where the gradient of that output arrives
+  torch::autograd::Edge output;               ///< where its gradient arrives, up to a reshape
   std::vector<uint32_t> versions;             ///< of the tensor arguments, to notice later writes
 
   const at::Tensor& tensor(size_t argument) const { return arguments[argument].toTensor(); }

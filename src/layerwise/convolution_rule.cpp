@@ -68,7 +68,7 @@ at::Tensor pad(const at::Tensor& x, const Shape& begin, const Shape& end) {
 
 /// Cross-correlation with zero padding; other padding modes pad before. Positions are output
 /// pixels, inputs are patches; each group is a layer of its own.
-MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples) {
+MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples) {
   const bool plain =
       use->name == "aten::conv1d" || use->name == "aten::conv2d" || use->name == "aten::conv3d";
   const bool general = use->name == "aten::convolution" || use->name == "aten::_convolution";
@@ -103,7 +103,7 @@ MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, int6
   }
   at::Tensor input = use->tensor(0).detach();
   if (input.dim() == static_cast<int64_t>(axes) + 1) input = input.unsqueeze(0);  // no batch axis
-  if (input.size(0) % num_examples != 0) {
+  if (examples.second || input.size(0) % examples.count != 0) {
     return {.parts = {}, .reason = "its input has no axis for the examples"};
   }
 
@@ -122,13 +122,13 @@ MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, int6
       part.inputs = [=] {
         const at::Tensor x = pad(input.narrow(1, group * channels, channels), begin, end);
         const at::Tensor rows = patches(x, convolution);
-        return rows.reshape({num_examples, -1, rows.size(2)});
+        return rows.reshape({examples.count, -1, rows.size(2)});
       };
     }
     if (bias != nullptr) part.bias = bias->parameter;
     part.gradients = [=](const at::Tensor& g) {
       const at::Tensor batched = g.dim() == static_cast<int64_t>(axes) + 1 ? g.unsqueeze(0) : g;
-      return *channel_rows_of_examples(batched.narrow(1, group * outputs, outputs), num_examples);
+      return *channel_rows_of_examples(batched.narrow(1, group * outputs, outputs), examples);
     };
     matched.parts.push_back(std::move(part));
   }

@@ -6,7 +6,7 @@ namespace curvature::detail {
 
 /// A vector of parameters that is added to, or multiplies, the last axis of something: bias and
 /// scale on their own.
-MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples) {
+MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples) {
   const bool adds = use->name == "aten::add" || use->name == "aten::add_";
   const bool multiplies = use->name == "aten::mul";
   if (!adds && !multiplies) return {};
@@ -21,12 +21,10 @@ MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, int6
     return {.parts = {}, .reason = "a parameter is combined with other axes than the last"};
   }
   const at::Tensor x = use->tensor(other).detach();
-  if (x.sizes() != c10::IntArrayRef(use->output_shape) || !rows_of_examples(x, num_examples)) {
+  if (x.sizes() != c10::IntArrayRef(use->output_shape) || !rows_of_examples(x, examples)) {
     return {.parts = {}, .reason = "what it is combined with has no axis for the examples"};
   }
-  const auto rows = [num_examples](const at::Tensor& g) {
-    return *rows_of_examples(g, num_examples);
-  };
+  const auto rows = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); };
   if (adds) {
     return {.parts = {{.kind = "bias",
                        .weight = std::nullopt,

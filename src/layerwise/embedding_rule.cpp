@@ -5,25 +5,24 @@
 namespace curvature::detail {
 
 /// Rows of a table: x W with x one-hot.
-MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples) {
+MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples) {
   if (use->name != "aten::embedding") return {};
   const ParameterArgument* weight = use->parameter_at(0);
   if (weight == nullptr || !weight->is_whole) {
     return {.parts = {}, .reason = "a part of a parameter is used"};
   }
   const at::Tensor indices = use->tensor(1);
-  const auto rows = rows_of_examples(indices.unsqueeze(-1), num_examples);
+  const auto rows = rows_of_examples(indices.unsqueeze(-1), examples);
   if (!rows) return {.parts = {}, .reason = "its indices have no axis for the examples"};
   const int64_t padding_index = use->arguments[2].toInt();
   const at::TensorOptions options = weight->view.options().requires_grad(false);
-  LayerPart part{.kind = "embedding",
-                 .weight = weight->parameter,
-                 .bias = std::nullopt,
-                 .layout = {.groups = 1, .transposed = true},
-                 .inputs = nullptr,
-                 .gradients = [num_examples](const at::Tensor& g) {
-                   return *rows_of_examples(g, num_examples);
-                 }};
+  LayerPart part{
+      .kind = "embedding",
+      .weight = weight->parameter,
+      .bias = std::nullopt,
+      .layout = {.groups = 1, .transposed = true},
+      .inputs = nullptr,
+      .gradients = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); }};
   part.inputs = [rows = rows->squeeze(-1), count = weight->view.size(0), padding_index, options] {
     at::Tensor one_hot = at::one_hot(rows, count).to(options);
     if (padding_index >= 0) one_hot.select(-1, padding_index).zero_();  // gets no gradient

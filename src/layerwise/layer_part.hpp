@@ -41,26 +41,31 @@ struct MatchedUse {
   std::string reason = {};  ///< for people, if there are no parts
 };
 
-/// Knows how some operations use their parameters. `num_examples` is N.
+/// Where the N examples are: on the first axis (or part of it, if positions were merged into it),
+/// or on the second of a sequence that comes first.
+struct ExampleAxis {
+  int64_t count;
+  bool second = false;
+};
+
+/// Knows how some operations use their parameters.
 using LayerRule = MatchedUse (*)(const std::shared_ptr<const OperationUse>& use,
-                                 int64_t num_examples);
+                                 ExampleAxis examples);
 
 // One rule each, in a file of its own; a rule that does not know the operation returns nothing.
-MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
-MatchedUse matmul_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
-MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
-MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
-MatchedUse normalization_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
-MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
+MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
+MatchedUse matmul_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
+MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
+MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
+MatchedUse normalization_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
+MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 
 /// The first rule that knows the use.
-MatchedUse match_use(const std::shared_ptr<const OperationUse>& use, int64_t num_examples);
+MatchedUse match_use(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 
-/// `x` `[..., d]` as rows of examples `[N, S, d]`. The examples are the first axis, or part of it
-/// if positions were merged into it, or the second axis of a sequence that comes first. Empty if it
-/// is none of these.
-std::optional<at::Tensor> rows_of_examples(const at::Tensor& x, int64_t num_examples);
+/// `x` `[..., d]` as rows of examples `[N, S, d]`; empty if the axis does not hold N examples.
+std::optional<at::Tensor> rows_of_examples(const at::Tensor& x, ExampleAxis examples);
 /// The same for channels second: `[N, C, ...]` to `[N, S, C]`.
-std::optional<at::Tensor> channel_rows_of_examples(const at::Tensor& x, int64_t num_examples);
+std::optional<at::Tensor> channel_rows_of_examples(const at::Tensor& x, ExampleAxis examples);
 
 }  // namespace curvature::detail

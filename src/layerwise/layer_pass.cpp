@@ -53,17 +53,24 @@ bool same_block(const LayerBlock& block, const LayerPart& part) {
          (part.weight ? block.weight == part.weight : !block.weight && block.bias == part.bias);
 }
 
+ExampleAxis example_axis(const LayerPlan& plan, const OperationUse& use, int64_t num_examples) {
+  return {num_examples, plan.sequence_first.count(use.parameters.front().parameter) > 0};
+}
+
 /// Builds the blocks from all parts of a forward pass.
 class Planner {
  public:
   Planner(const EmpiricalRisk& risk, bool separate_bias)
       : risk_(risk), separate_bias_(separate_bias) {}
 
-  LayerPlan plan(const Recorded& recorded, int64_t num_examples) {
+  /// `other` is the forward pass of another number of examples, by which their axis is recognised.
+  LayerPlan plan(const Recorded& recorded, int64_t num_examples, const Recorded& other,
+                 int64_t other_examples) {
+    find_example_axes(recorded, num_examples, other, other_examples);
     std::set<size_t> used;
     std::vector<LayerPart> parts;
     for (const auto& use : recorded.uses) {
-      MatchedUse matched = match_use(use, num_examples);
+      MatchedUse matched = match_use(use, example_axis(plan_, *use, num_examples));
       for (const ParameterArgument& argument : use->parameters) {
         used.insert(argument.parameter);
         if (matched.parts.empty()) {
@@ -81,6 +88,30 @@ class Planner {
   }
 
  private:
+  /// The first axis of a sequence that comes first does not grow with the examples, the second
+  /// does.
+  void find_example_axes(const Recorded& recorded, int64_t num_examples, const Recorded& other,
+                         int64_t other_examples) {
+    if (recorded.uses.size() != other.uses.size()) return;
+    std::map<size_t, bool> is_second;
+    for (size_t i = 0; i < recorded.uses.size(); ++i) {
+      const Shape& a = recorded.uses[i]->output_shape;
+      const Shape& b = other.uses[i]->output_shape;
+      const bool second = a.size() > 2 && b.size() == a.size() && a[0] == b[0] &&
+                          a[1] == num_examples && b[1] == other_examples;
+      for (const ParameterArgument& argument : recorded.uses[i]->parameters) {
+        const auto [known, is_new] = is_second.insert({argument.parameter, second});
+        if (!is_new && known->second != second) {
+          plan_.uncovered.insert(
+              {argument.parameter, "its uses have the examples on unequal axes"});
+        }
+      }
+    }
+    for (const auto& [parameter, second] : is_second) {
+      if (second) plan_.sequence_first.insert(parameter);
+    }
+  }
+
   void find_unused(const std::set<size_t>& used) {
     const auto& names = risk_.unused_parameters();
     for (size_t i = 0; i < risk_.parameters().size(); ++i) {
@@ -99,6 +130,15 @@ class Planner {
                      [&](const LayerBlock& block) { return same_block(block, part); });
     if (found == plan_.blocks.end()) {
       plan_.blocks.push_back(block_of(part, risk_.space()));
+      return;
+    }
+    const LayerBlock block = block_of(part, risk_.space());
+    if (block.rows != found->rows || block.weight_columns != found->weight_columns ||
+        block.layout.transposed != found->layout.transposed) {
+      plan_.uncovered.insert(
+          {part.weight ? *part.weight : *part.bias,
+           fmt::format("it is used in two ways ({} and {}), once as the transpose of the other",
+                       found->kind, part.kind)});
       return;
     }
     if (!part.bias || found->bias == part.bias) return;
@@ -204,18 +244,23 @@ void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPla
   }
 }
 
+/// Another number of examples: the first of the batch, alone or, if it was alone, twice.
+Batch other_batch(const Batch& batch) {
+  const auto change = [count = batch.size()](const at::Tensor& x) {
+    return !x.defined() ? x : count == 1 ? at::cat({x, x}) : x.narrow(0, 0, 1);
+  };
+  Batch other;
+  for (const at::Tensor& input : batch.inputs) other.inputs.push_back(change(input));
+  other.targets = change(batch.targets);
+  other.weights = change(batch.weights);
+  return other;
+}
+
 /// Positions of an example must not change with the number of examples beside it.
-void check_positions(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPlan& plan,
-                     bool separate_bias) {
-  if (batch.batch().size() == 1) return;
-  Batch first;
-  for (const at::Tensor& input : batch.batch().inputs)
-    first.inputs.push_back(input.narrow(0, 0, 1));
-  if (batch.batch().targets.defined()) first.targets = batch.batch().targets.narrow(0, 0, 1);
-  if (batch.batch().weights.defined()) first.weights = batch.batch().weights.narrow(0, 0, 1);
-  const BatchRisk single = risk.on(first, batch.first_example());
+void check_positions(const EmpiricalRisk& risk, const BatchRisk& batch, const BatchRisk& other,
+                     LayerPlan& plan, bool separate_bias) {
   const LayerPass all(risk, plan, batch, separate_bias);
-  const LayerPass one(risk, plan, single, separate_bias);
+  const LayerPass one(risk, plan, other, separate_bias);
   const at::NoGradGuard no_grad;
   const TensorList many_gradients = all.gradients(at::zeros_like(all.output()));
   const TensorList one_gradients = one.gradients(at::zeros_like(one.output()));
@@ -237,8 +282,11 @@ void drop_left_out(LayerPlan& plan) {
 
 LayerPlan plan_layers(const EmpiricalRisk& risk, bool separate_bias) {
   const BatchRisk batch = risk.on(0);
-  LayerPlan plan = Planner(risk, separate_bias).plan(record(risk, batch), batch.batch().size());
-  check_positions(risk, batch, plan, separate_bias);
+  const BatchRisk other = risk.on(other_batch(batch.batch()), batch.first_example());
+  LayerPlan plan = Planner(risk, separate_bias)
+                       .plan(record(risk, batch), batch.batch().size(), record(risk, other),
+                             other.batch().size());
+  check_positions(risk, batch, other, plan, separate_bias);
   drop_left_out(plan);
   check_gradients(risk, batch, plan, separate_bias);
   drop_left_out(plan);
@@ -251,7 +299,7 @@ LayerPass::LayerPass(const EmpiricalRisk& risk, const LayerPlan& plan, const Bat
   Recorded recorded = record(risk, batch);
   output_ = recorded.output;
   for (const auto& use : recorded.uses) {
-    const MatchedUse matched = match_use(use, num_examples_);
+    const MatchedUse matched = match_use(use, example_axis(plan, *use, num_examples_));
     use->check_unchanged();
     for (const LayerPart& whole : matched.parts) {
       for (LayerPart& part : split(whole, separate_bias)) {
@@ -304,7 +352,8 @@ TensorList LayerPass::gradients(const at::Tensor& cotangent) const {
     for (const Part& part : parts) {
       const at::Tensor& g = at_outputs[part.edge];
       uses.push_back(part.part.gradients(
-          g.defined() ? g : at::zeros(part.output_shape, output_.options().requires_grad(false))));
+          g.defined() ? g.reshape(part.output_shape)
+                      : at::zeros(part.output_shape, output_.options().requires_grad(false))));
     }
     result.push_back(uses.size() == 1 ? uses.front() : at::cat(uses, 1));
   }

@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -17,6 +18,7 @@ struct LayerPlan {
   std::vector<LayerBlock> blocks;
   std::map<size_t, std::string> uncovered;  ///< parameters without a rule, and why
   std::vector<size_t> unused;               ///< parameters that the model does not use
+  std::set<size_t> sequence_first;          ///< parameters whose uses have examples second
 };
 
 /// Finds the blocks on the first batch and checks them: the gradient of each covered parameter must

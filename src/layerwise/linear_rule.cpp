@@ -27,7 +27,7 @@ bool is_plain_sum(const OperationUse& use) {
 }  // namespace
 
 /// y = x W^T + b with any leading axes.
-MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, int64_t num_examples) {
+MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples) {
   const auto slots = slots_of(*use);
   if (!slots) return {};
   const ParameterArgument* weight = use->parameter_at(slots->weight);
@@ -45,7 +45,7 @@ MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, int64_t n
     part.weight = weight->parameter;
     part.layout.transposed = weight->is_transposed != slots->weight_is_transposed;
     const at::Tensor input = use->tensor(slots->input).detach();
-    const auto rows = rows_of_examples(input, num_examples);
+    const auto rows = rows_of_examples(input, examples);
     if (!rows) return {.parts = {}, .reason = "its input has no axis for the examples"};
     part.inputs = [rows = *rows] { return rows; };
   }
@@ -55,9 +55,7 @@ MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, int64_t n
     }
     part.bias = bias->parameter;
   }
-  part.gradients = [num_examples](const at::Tensor& g) {
-    return *rows_of_examples(g, num_examples);
-  };
+  part.gradients = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); };
   return {.parts = {part}, .reason = {}};
 }
 

@@ -61,7 +61,7 @@ std::optional<Normalization> normalization_of(const std::shared_ptr<const Operat
 /// y = scale * normalised x + shift, entry by entry. Scale and shift are matrices with one column:
 /// the gradient of the scale at a position is g * normalised x.
 MatchedUse normalization_rule(const std::shared_ptr<const OperationUse>& use,
-                              int64_t num_examples) {
+                              ExampleAxis examples) {
   const auto normalization = normalization_of(use);
   if (!normalization) return {};
   const ParameterArgument* scale = use->parameter_at(normalization->scale);
@@ -73,14 +73,13 @@ MatchedUse normalization_rule(const std::shared_ptr<const OperationUse>& use,
   if (!whole || others) return {.parts = {}, .reason = "a parameter is normalised itself"};
   const at::Tensor& input = use->tensor(0);
   const int64_t size = (scale != nullptr ? scale : shift)->view.numel();
-  const auto rows = [num_examples, size, second = normalization->channels_second](
+  const auto rows = [examples, size, second = normalization->channels_second](
                         const at::Tensor& x) -> std::optional<at::Tensor> {
-    if (second) return channel_rows_of_examples(x, num_examples);
-    if (x.size(0) % num_examples != 0 && !(x.dim() > 2 && x.size(1) == num_examples)) {
-      return std::nullopt;
-    }
-    const at::Tensor first = x.size(0) % num_examples == 0 ? x : x.transpose(0, 1);
-    return first.reshape({num_examples, -1, size});
+    if (second) return channel_rows_of_examples(x, examples);
+    const int64_t axes = x.dim();
+    int64_t normalized = 1, first = axes;
+    while (normalized < size && first > 0) normalized *= x.size(--first);
+    return rows_of_examples(x.flatten(first == axes ? first - 1 : first), examples);
   };
   if (!rows(input.detach())) {
     return {.parts = {}, .reason = "its input has no axis for the examples"};
