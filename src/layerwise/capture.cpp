@@ -112,10 +112,6 @@ std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function
   }
   if (use.parameters.empty()) return nullptr;
   use.name = function.name();
-  for (const c10::IValue& argument : use.arguments) {
-    const bool is_tensor = argument.isTensor() && argument.toTensor().defined();
-    use.versions.push_back(is_tensor ? argument.toTensor()._version() : 0);
-  }
   recording->inside = true;
   return context;
 }
@@ -138,6 +134,12 @@ void on_end(const at::RecordFunction& function, at::ObserverContext* context) {
   }
   use.output = torch::autograd::impl::gradient_edge(edge_tensor(output, use));
   use.output_shape = output.sizes().vec();
+  for (const c10::IValue& argument : use.arguments) {
+    // An operation in place leaves its output where an input was.
+    const bool is_input = argument.isTensor() && argument.toTensor().defined() &&
+                          !argument.toTensor().is_same(output);
+    use.versions.push_back(is_input ? std::optional(argument.toTensor()._version()) : std::nullopt);
+  }
   recording->uses.push_back(std::move(use));
 }
 
@@ -175,8 +177,8 @@ const ParameterArgument* OperationUse::parameter_at(size_t argument) const {
 
 void OperationUse::check_unchanged() const {
   for (size_t i = 0; i < arguments.size(); ++i) {
-    if (!arguments[i].isTensor() || !arguments[i].toTensor().defined()) continue;
-    CURVATURE_CHECK(arguments[i].toTensor()._version() == versions[i], NotSupportedError,
+    if (!versions[i]) continue;
+    CURVATURE_CHECK(arguments[i].toTensor()._version() == *versions[i], NotSupportedError,
                     "layers: argument {} of {} was written to after its use; the model must not "
                     "change a layer's input in place",
                     i, name);

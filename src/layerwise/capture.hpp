@@ -30,7 +30,8 @@ struct OperationUse {
   std::vector<ParameterArgument> parameters;  ///< among the arguments
   Shape output_shape;                         ///< of the first output
   torch::autograd::Edge output;               ///< where its gradient arrives, up to a reshape
-  std::vector<uint32_t> versions;             ///< of the tensor arguments, to notice later writes
+  /// Of the tensor arguments when the operation was done, to notice later writes.
+  std::vector<std::optional<uint32_t>> versions;
 
   const at::Tensor& tensor(size_t argument) const { return arguments[argument].toTensor(); }
   /// The parameter at an argument, if it is one.

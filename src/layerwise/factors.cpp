@@ -122,13 +122,21 @@ OperatorPtr assemble(const EmpiricalRisk& risk, const KfacOptions& options, Laye
     add_block(parameter, curvature::diagonal(
                              at::zeros({risk.parameters()[parameter].numel()}, tensor_options)));
   }
+  const double decay = risk.options().weight_decay;  // in the GGN, but not in layers' curvature
   for (const auto& [parameter, reason] : plan.uncovered) {
     const EmpiricalRisk alone = risk.with_parameters({risk.space().entries()[parameter].name});
-    add_block(parameter, options.fallback == Fallback::kDiagonal
-                             ? curvature::diagonal(*ggn_diagonal(alone)->diagonal())
-                             : dense(materialize(*ggn(alone)), Symmetry::kPositiveSemidefinite));
+    if (options.fallback == Fallback::kDiagonal) {
+      const at::Tensor entries = *ggn_diagonal(alone)->diagonal();
+      add_block(parameter, curvature::diagonal((entries - decay).clamp_min(0)));
+    } else {
+      const at::Tensor block = materialize(*ggn(alone));
+      add_block(parameter, dense(block - decay * at::eye(block.size(0), block.options()),
+                                 Symmetry::kPositiveSemidefinite));
+    }
   }
-  return layer_blocks(std::move(plan.blocks), std::move(inner), risk.space(), tensor_options, name);
+  // Second moments: eigenvalues that are positive by rounding only say nothing.
+  return layer_blocks(std::move(plan.blocks), std::move(inner), risk.space(), tensor_options, name,
+                      Symmetry::kPositiveSemidefinite);
 }
 
 }  // namespace curvature::detail

@@ -13,17 +13,24 @@
 namespace curvature::detail {
 namespace {
 
+/// Whether the block is all of `weight` `[shape..., K]`, as a column. No quotient by K: it may be
+/// 0.
+bool is_whole_vector(const LayerBlock& block, const at::Tensor& weight) {
+  return block.weight_columns == 1 &&
+         block.rows == c10::multiply_integers(weight.sizes().slice(0, weight.dim() - 1));
+}
+
 /// The group's part of a weight `[d0, ..., K]` as a view `[m, n, K]` up to a reshape.
 at::Tensor weight_matrix(const LayerBlock& block, const at::Tensor& weight) {
   const int64_t num_columns = weight.size(-1);
-  if (block.weight_columns == 1 &&
-      block.rows == weight.numel() / std::max<int64_t>(num_columns, 1)) {
+  if (is_whole_vector(block, weight)) {
     return weight.reshape({block.rows, 1, num_columns});
   }
   const int64_t first = weight.size(0) / block.layout.groups;
   at::Tensor part = weight.narrow(0, block.group * first, first);
   if (block.layout.transposed) {
-    part = part.reshape({first, weight.size(1), -1, num_columns}).permute({1, 0, 2, 3});
+    part = part.reshape({first, block.rows, block.weight_columns / first, num_columns})
+               .permute({1, 0, 2, 3});
   }
   return part.reshape({block.rows, block.weight_columns, num_columns});
 }
@@ -165,24 +172,26 @@ at::Tensor LayerBlock::gather(const TensorList& x) const {
   if (weight) parts.push_back(weight_matrix(*this, x[*weight]));
   if (bias) {
     const at::Tensor& vector = x[*bias];
-    parts.push_back(vector.reshape({-1, 1, vector.size(-1)}).narrow(0, group * rows, rows));
+    parts.push_back(
+        vector.reshape({layout.groups * rows, 1, vector.size(-1)}).narrow(0, group * rows, rows));
   }
   const at::Tensor matrix = parts.size() == 1 ? parts.front() : at::cat(parts, 1);
   return matrix.reshape({size(), matrix.size(2)});
 }
 
 void LayerBlock::scatter_add(const at::Tensor& matrix, TensorList& x) const {
-  const at::Tensor m = matrix.reshape({rows, columns(), -1});
+  const at::Tensor m = matrix.reshape({rows, columns(), matrix.size(1)});
   if (weight) {
     at::Tensor& target = x[*weight];
     const at::Tensor w = m.narrow(1, 0, weight_columns);
-    if (weight_columns == 1 && rows * target.size(-1) == target.numel()) {
+    if (is_whole_vector(*this, target)) {
       target.add_(w.reshape(target.sizes()));
     } else {
       const int64_t first = target.size(0) / layout.groups;
       at::Tensor part = target.narrow(0, group * first, first);
       if (layout.transposed) {
-        const at::Tensor back = w.reshape({rows, first, -1, target.size(-1)}).permute({1, 0, 2, 3});
+        const at::Tensor back =
+            w.reshape({rows, first, weight_columns / first, target.size(-1)}).permute({1, 0, 2, 3});
         part.add_(back.reshape(part.sizes()));
       } else {
         part.add_(w.reshape(part.sizes()));
@@ -190,7 +199,8 @@ void LayerBlock::scatter_add(const at::Tensor& matrix, TensorList& x) const {
     }
   }
   if (bias) {
-    at::Tensor part = x[*bias].reshape({-1, m.size(2)}).narrow(0, group * rows, rows);
+    at::Tensor part =
+        x[*bias].reshape({layout.groups * rows, m.size(2)}).narrow(0, group * rows, rows);
     part.add_(m.select(1, columns() - 1));
   }
 }
@@ -223,12 +233,13 @@ LayerBlock block_of(const LayerPart& part, const Space& space) {
 }
 
 OperatorPtr layer_blocks(std::vector<LayerBlock> blocks, std::vector<OperatorPtr> inner,
-                         Space space, const at::TensorOptions& options, std::string name) {
+                         Space space, const at::TensorOptions& options, std::string name,
+                         Symmetry at_most) {
   int64_t covered = 0;
   for (const LayerBlock& block : blocks) covered += block.size();
   CURVATURE_CHECK(covered == space.size(), ShapeError, "{}: the blocks cover {} of {} parameters",
                   name, covered, space.size());
-  Symmetry symmetry = Symmetry::kPositiveDefinite;
+  Symmetry symmetry = at_most;
   for (const OperatorPtr& operation : inner)
     symmetry = std::min(symmetry, operation->spec().symmetry);
   return std::make_shared<LayerBlocks>(std::move(blocks), std::move(inner), std::move(space),

@@ -34,8 +34,9 @@ LayerBlock block_of(const LayerPart& part, const Space& space);
 
 /// Blocks on disjoint parameters of `space`, zero elsewhere: block i acts as the operator
 /// `inner[i]` on its matrix. Closed forms: those that every block has; parameters without a block
-/// are zero rows.
+/// are zero rows. Declared is the weakest symmetry of the blocks, `at_most` the given one.
 OperatorPtr layer_blocks(std::vector<LayerBlock> blocks, std::vector<OperatorPtr> inner,
-                         Space space, const at::TensorOptions& options, std::string name);
+                         Space space, const at::TensorOptions& options, std::string name,
+                         Symmetry at_most = Symmetry::kPositiveDefinite);
 
 }  // namespace curvature::detail
