@@ -145,6 +145,26 @@ void add_linear(std::vector<LayerCase>& all) {
                                                  {"bias", column(i["bias"])}};
       },
       {numbers({5, 3}, 8)}));
+  auto module = seeded(torch::nn::Linear(3, 2), 22);
+  for (const bool sequence : {false, true}) {  // over more axes it is a product and a sum in place
+    all.push_back(make_case(
+        sequence ? "module over a sequence, then ReLU in place" : "module, then ReLU in place",
+        named(module), [=](const TensorList& x) mutable { return module->forward(x[0]).relu_(); },
+        [=](Tape& t, const TensorList& x) {
+          if (!sequence) {
+            return t.linear("layer", x[0].unsqueeze(0), module->weight, module->bias)
+                .squeeze(0)
+                .relu();
+          }
+          return t.shift("bias", t.linear("layer", x[0], module->weight), module->bias).relu();
+        },
+        [=](ParameterIndex& i) {
+          if (!sequence) return kJoint(i);
+          return std::map<std::string, BlockIndex>{{"layer", matrix(i["weight"])},
+                                                   {"bias", column(i["bias"])}};
+        },
+        {sequence ? numbers({4, 2, 3}, 23) : numbers({6, 3}, 23)}));
+  }
   const at::Tensor frozen = numbers({2, 3}, 9);
   all.push_back(make_case(
       "frozen weight", {{"weight", frozen}, {"bias", b}},
