@@ -2,6 +2,8 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_unique2.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/zeros.h>
@@ -11,6 +13,7 @@
 #include <curvature/operators/kronecker.hpp>
 
 #include "core/check.hpp"
+#include "layerwise/columns_in_basis.hpp"
 #include "layerwise/factors.hpp"
 
 namespace curvature {
@@ -42,6 +45,20 @@ at::Tensor squared_gradients(const at::Tensor& g, const at::Tensor& a) {
   return sum;
 }
 
+/// The same for one-hot a: each example's gradients with the same index are summed, then squared.
+void add_squared_one_hot_gradients(const at::Tensor& g, const at::Tensor& indices,
+                                   at::Tensor& eigenvalues) {
+  const int64_t columns = eigenvalues.size(1);
+  const at::Tensor example =
+      at::arange(g.size(0), indices.options()).unsqueeze(1).expand_as(indices);
+  const at::Tensor kept = indices.flatten().ge(0).nonzero().squeeze(1);
+  const at::Tensor key = (example * columns + indices).flatten().index_select(0, kept);
+  const auto [keys, which, counts] = at::_unique2(key, /*sorted=*/true, /*return_inverse=*/true);
+  at::Tensor sums = at::zeros({keys.size(0), g.size(2)}, g.options());
+  sums.index_add_(0, which, g.flatten(0, 1).index_select(0, kept));
+  eigenvalues.t().index_add_(0, keys.remainder(columns), sums.square_());
+}
+
 }  // namespace
 
 OperatorPtr ekfac(const EmpiricalRisk& risk, const KfacOptions& options) {
@@ -53,20 +70,28 @@ OperatorPtr ekfac(const EmpiricalRisk& risk, const KfacOptions& options) {
   TensorList eigenvalues;
   for (size_t i = 0; i < factors.pairs.size(); ++i) {
     const detail::LayerBlock& block = factors.plan.blocks[i];
-    bases.push_back({eigenvectors(factors.pairs[i].a, block.kind),
+    bases.push_back({block.one_hot ? at::Tensor() : eigenvectors(factors.pairs[i].a, block.kind),
                      eigenvectors(factors.pairs[i].b, block.kind)});
-    eigenvalues.push_back(at::zeros({block.rows, block.columns()}, bases.back().a.options()));
+    eigenvalues.push_back(at::zeros({block.rows, block.columns()}, bases.back().b.options()));
   }
   const int64_t num_batches = risk.data().num_batches();
   for (int64_t index = 0; index < num_batches; ++index) {
     const BatchRisk batch = risk.on(index);
     const detail::LayerPass pass(risk, factors.plan, batch, options.separate_bias);
     TensorList inputs;
-    for (size_t i = 0; i < bases.size(); ++i) inputs.push_back(pass.inputs(i).matmul(bases[i].a));
+    for (size_t i = 0; i < bases.size(); ++i) {
+      inputs.push_back(factors.plan.blocks[i].one_hot ? pass.indices(i)
+                                                      : pass.inputs(i).matmul(bases[i].a));
+    }
     detail::for_each_cotangent(risk, batch, pass.output(), options, [&](const at::Tensor& v) {
       const TensorList gradients = pass.gradients(v);
       for (size_t i = 0; i < bases.size(); ++i) {
-        eigenvalues[i].add_(squared_gradients(gradients[i].matmul(bases[i].b), inputs[i]));
+        const at::Tensor g = gradients[i].matmul(bases[i].b);
+        if (factors.plan.blocks[i].one_hot) {
+          add_squared_one_hot_gradients(g, inputs[i], eigenvalues[i]);
+        } else {
+          eigenvalues[i].add_(squared_gradients(g, inputs[i]));
+        }
       }
     });
     if (options.observer) options.observer({"Eigenvalue correction", index + 1, num_batches});
@@ -74,7 +99,9 @@ OperatorPtr ekfac(const EmpiricalRisk& risk, const KfacOptions& options) {
   std::vector<OperatorPtr> inner;
   for (size_t i = 0; i < bases.size(); ++i) {
     inner.push_back(
-        eigen_decomposed(kronecker({bases[i].b, bases[i].a}), eigenvalues[i].reshape({-1})));
+        factors.plan.blocks[i].one_hot
+            ? detail::columns_in_basis(bases[i].b, eigenvalues[i])
+            : eigen_decomposed(kronecker({bases[i].b, bases[i].a}), eigenvalues[i].reshape({-1})));
   }
   return detail::assemble(risk, options, std::move(factors.plan), std::move(inner), "EKFAC");
 }

@@ -1,3 +1,4 @@
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/one_hot.h>
 
 #include "layerwise/layer_part.hpp"
@@ -16,17 +17,23 @@ MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, Exampl
   if (!rows) return {.parts = {}, .reason = "its indices have no axis for the examples"};
   const int64_t padding_index = use->arguments[2].toInt();
   const at::TensorOptions options = weight->view.options().requires_grad(false);
-  LayerPart part{
-      .kind = "embedding",
-      .weight = weight->parameter,
-      .bias = std::nullopt,
-      .layout = {.groups = 1, .transposed = true},
-      .inputs = nullptr,
-      .gradients = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); }};
-  part.inputs = [rows = rows->squeeze(-1), count = weight->view.size(0), padding_index, options] {
-    at::Tensor one_hot = at::one_hot(rows, count).to(options);
-    if (padding_index >= 0) one_hot.select(-1, padding_index).zero_();  // gets no gradient
-    return one_hot;
+  LayerPart part{.kind = "embedding",
+                 .weight = weight->parameter,
+                 .bias = std::nullopt,
+                 .layout = {.groups = 1, .transposed = true},
+                 .inputs = nullptr,
+                 .indices = nullptr,
+                 .gradients = [examples](const at::Tensor& g) {
+                   return *rows_of_examples(g, examples);
+                 }};
+  part.indices = [rows = rows->squeeze(-1), padding_index] {
+    // The padding row gets no gradient.
+    return padding_index < 0 ? rows : rows.masked_fill(rows.eq(padding_index), -1);
+  };
+  part.inputs = [indices = part.indices, count = weight->view.size(0), options] {
+    const at::Tensor ones = indices();
+    const at::Tensor one_hot = at::one_hot(ones.clamp_min(0), count).to(options);
+    return one_hot * ones.ge(0).unsqueeze(-1).to(options);
   };
   return {.parts = {part}, .reason = {}};
 }

@@ -5,6 +5,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/eye.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
 #include <curvature/matrix_free/ggn.hpp>
@@ -33,14 +34,21 @@ class FactorSums {
       : risk_(risk), plan_(plan), options_(options), weights_(plan.blocks.size()) {
     const auto tensor_options = risk.parameters().front().options().requires_grad(false);
     for (const LayerBlock& block : plan.blocks) {
-      pairs_.push_back({at::zeros({block.columns(), block.columns()}, tensor_options),
+      const Shape square = {block.columns(), block.columns()};
+      pairs_.push_back({at::zeros(block.one_hot ? Shape{block.columns()} : square, tensor_options),
                         at::zeros({block.rows, block.rows}, tensor_options)});
     }
   }
 
   void add(const BatchRisk& batch) {
     const LayerPass pass(risk_, plan_, batch, options_.separate_bias);
-    for (size_t i = 0; i < pairs_.size(); ++i) add_inputs(i, pass.inputs(i), batch);
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      if (plan_.blocks[i].one_hot) {
+        add_indices(i, pass.indices(i), batch);
+      } else {
+        add_inputs(i, pass.inputs(i), batch);
+      }
+    }
     for_each_cotangent(risk_, batch, pass.output(), options_, [&](const at::Tensor& cotangent) {
       const TensorList gradients = pass.gradients(cotangent);
       for (size_t i = 0; i < pairs_.size(); ++i) {
@@ -63,6 +71,18 @@ class FactorSums {
 
  private:
   bool reduces() const { return options_.weight_sharing == WeightSharing::kReduce; }
+
+  /// The same for the diagonal of one-hot inputs.
+  void add_indices(size_t block, const at::Tensor& indices, const BatchRisk& batch) {
+    const at::TensorOptions options = pairs_[block].a.options();
+    const at::Tensor& weights = batch.batch().weights;
+    const at::Tensor w = weights.defined() ? weights.to(options).unsqueeze(1).expand_as(indices)
+                                           : at::ones(indices.sizes(), options);
+    const at::Tensor kept = indices.flatten().ge(0).nonzero().squeeze(1);
+    pairs_[block].a.index_add_(0, indices.flatten().index_select(0, kept),
+                               w.flatten().index_select(0, kept));
+    weights_[block] += w.sum().item<double>();
+  }
 
   /// The mean over positions (expand) or examples (reduce), examples with their weights.
   void add_inputs(size_t block, const at::Tensor& inputs, const BatchRisk& batch) {
@@ -95,7 +115,7 @@ void check_options(const KfacOptions& options) {
 
 LayerFactors compute_factors(const EmpiricalRisk& risk, const KfacOptions& options) {
   check_options(options);
-  LayerFactors factors{.plan = plan_layers(risk, options.separate_bias), .pairs = {}};
+  LayerFactors factors{.plan = plan_layers(risk, options), .pairs = {}};
   refuse_uncovered(risk, factors.plan, options);
   FactorSums sums(risk, factors.plan, options);
   const at::NoGradGuard no_grad;

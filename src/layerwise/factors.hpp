@@ -8,7 +8,7 @@ namespace curvature::detail {
 
 /// Kronecker factors of a block, in the risk's dtype.
 struct FactorPair {
-  at::Tensor a;  ///< `[columns, columns]`
+  at::Tensor a;  ///< `[columns, columns]`, or its diagonal `[columns]` for one-hot inputs
   at::Tensor b;  ///< `[rows, rows]`
 };
 

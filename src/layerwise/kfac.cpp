@@ -3,28 +3,36 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/eye.h>
-#include <ATen/ops/zeros.h>
+#include <ATen/ops/outer.h>
 
 #include <curvature/layerwise/kfac.hpp>
 #include <curvature/operators/kronecker.hpp>
 
 #include "core/check.hpp"
+#include "layerwise/columns_in_basis.hpp"
 #include "layerwise/factors.hpp"
+#include "operators/support.hpp"
 
 namespace curvature {
 
 OperatorPtr kfac(const EmpiricalRisk& risk, const KfacOptions& options) {
   detail::LayerFactors factors = detail::compute_factors(risk, options);
   std::vector<OperatorPtr> inner;
-  for (const detail::FactorPair& pair : factors.pairs) {
-    inner.push_back(kronecker({pair.b, pair.a}, Symmetry::kPositiveSemidefinite));
+  for (size_t i = 0; i < factors.pairs.size(); ++i) {
+    const auto& [a, b] = factors.pairs[i];
+    if (factors.plan.blocks[i].one_hot) {
+      const detail::SymmetricEigen eigen = detail::symmetric_eigen(b, "kfac");
+      inner.push_back(
+          detail::columns_in_basis(eigen.vectors, at::outer(eigen.values.clamp_min(0), a)));
+    } else {
+      inner.push_back(kronecker({b, a}, Symmetry::kPositiveSemidefinite));
+    }
   }
   return detail::assemble(risk, options, std::move(factors.plan), std::move(inner), "KFAC");
 }
 
 std::vector<ParameterTreatment> describe_layers(const EmpiricalRisk& risk) {
-  const detail::LayerPlan plan = detail::plan_layers(risk, /*separate_bias=*/false);
+  const detail::LayerPlan plan = detail::plan_layers(risk, {});
   std::vector<ParameterTreatment> treatments;
   for (const auto& entry : risk.space().entries()) treatments.push_back({entry.name, "unused"});
   for (const detail::LayerBlock& block : plan.blocks) {

@@ -19,6 +19,7 @@ struct LayerBlock {
   WeightLayout layout;
   int64_t group = 0;
   int64_t rows = 0;            ///< outputs m
+  bool one_hot = false;        ///< inputs are: A is diagonal
   int64_t weight_columns = 0;  ///< inputs n; 1 for a scale, 0 without weight
 
   int64_t columns() const { return weight_columns + (bias ? 1 : 0); }

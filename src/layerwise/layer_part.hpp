@@ -31,6 +31,8 @@ struct LayerPart {
   /// a `[N, S, inputs]`, without the 1; empty for a block without weight, or whose weight is a
   /// vector that multiplies what `gradients` holds already.
   std::function<at::Tensor()> inputs = nullptr;
+  /// Where a is one-hot: the positions of its ones `[N, S]`, -1 for none.
+  std::function<at::Tensor()> indices = nullptr;
   /// g `[N, S, outputs]`, from the gradient of the operation's output.
   std::function<at::Tensor(const at::Tensor& output_gradient)> gradients;
 };

@@ -50,6 +50,8 @@ std::vector<LayerPart> split(const LayerPart& part, bool separate_bias) {
 
 bool same_block(const LayerBlock& block, const LayerPart& part) {
   return block.group == part.group && block.layout.groups == part.layout.groups &&
+         block.layout.transposed == part.layout.transposed &&
+         (!block.one_hot || part.indices != nullptr) &&
          (part.weight ? block.weight == part.weight : !block.weight && block.bias == part.bias);
 }
 
@@ -60,8 +62,7 @@ ExampleAxis example_axis(const LayerPlan& plan, const OperationUse& use, int64_t
 /// Builds the blocks from all parts of a forward pass.
 class Planner {
  public:
-  Planner(const EmpiricalRisk& risk, bool separate_bias)
-      : risk_(risk), separate_bias_(separate_bias) {}
+  Planner(const EmpiricalRisk& risk, const KfacOptions& options) : risk_(risk), options_(options) {}
 
   /// `other` is the forward pass of another number of examples, by which their axis is recognised.
   LayerPlan plan(const Recorded& recorded, int64_t num_examples, const Recorded& other,
@@ -78,7 +79,8 @@ class Planner {
         }
       }
       for (const LayerPart& part : matched.parts) {
-        for (LayerPart& piece : split(part, separate_bias_)) parts.push_back(std::move(piece));
+        for (LayerPart& piece : split(part, options_.separate_bias))
+          parts.push_back(std::move(piece));
       }
     }
     find_unused(used);
@@ -129,7 +131,11 @@ class Planner {
         std::find_if(plan_.blocks.begin(), plan_.blocks.end(),
                      [&](const LayerBlock& block) { return same_block(block, part); });
     if (found == plan_.blocks.end()) {
+      check_roles(part);
       plan_.blocks.push_back(block_of(part, risk_.space()));
+      // Averages of one-hot inputs are dense.
+      plan_.blocks.back().one_hot =
+          part.indices != nullptr && options_.weight_sharing == WeightSharing::kExpand;
       return;
     }
     const LayerBlock block = block_of(part, risk_.space());
@@ -146,6 +152,18 @@ class Planner {
       plan_.uncovered.insert({*part.bias, "its weight is used with another bias as well"});
     } else {
       found->bias = part.bias;
+    }
+  }
+
+  /// A weight whose uses are matrices of different kinds (a table that is looked up and multiplied)
+  /// is not one Kronecker product.
+  void check_roles(const LayerPart& part) {
+    if (!part.weight) return;
+    for (const LayerBlock& block : plan_.blocks) {
+      if (block.weight == part.weight && block.group == part.group) {
+        plan_.uncovered.insert({*part.weight, "it is used as " + block.kind + " and as " +
+                                                  part.kind + ", whose matrices differ"});
+      }
     }
   }
 
@@ -189,13 +207,25 @@ class Planner {
   }
 
   const EmpiricalRisk& risk_;
-  bool separate_bias_;
+  const KfacOptions& options_;
   LayerPlan plan_;
 };
 
 void leave_out(LayerPlan& plan, const LayerBlock& block, const std::string& reason) {
   if (block.weight) plan.uncovered.insert({*block.weight, reason});
   if (block.bias) plan.uncovered.insert({*block.bias, reason});
+}
+
+/// sum_ns g_ns a_ns^T of a block, `[m * columns, 1]`.
+at::Tensor sum_of_gradients(const LayerPass& pass, const LayerBlock& block, size_t i,
+                            const at::Tensor& gradients) {
+  const at::Tensor g = gradients.flatten(0, 1);
+  if (!block.one_hot) return g.t().matmul(pass.inputs(i).flatten(0, 1)).reshape({-1, 1});
+  const at::Tensor indices = pass.indices(i).flatten();
+  const at::Tensor kept = indices.ge(0).nonzero().squeeze(1);
+  at::Tensor sum = at::zeros({block.weight_columns, block.rows}, g.options());
+  sum.index_add_(0, indices.index_select(0, kept), g.index_select(0, kept));
+  return sum.t().reshape({-1, 1});
 }
 
 /// The gradient of the first batch's loss must be what the uses say.
@@ -222,8 +252,7 @@ void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPla
     actual.push_back(at::zeros_like(parameter.detach()).unsqueeze(-1));
   }
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
-    const at::Tensor g = gradients[i].flatten(0, 1), a = pass.inputs(i).flatten(0, 1);
-    plan.blocks[i].scatter_add(g.t().matmul(a).reshape({-1, 1}), actual);
+    plan.blocks[i].scatter_add(sum_of_gradients(pass, plan.blocks[i], i, gradients[i]), actual);
   }
   const double tolerance = risk.parameters().front().scalar_type() == at::kDouble ? 1e-8 : 1e-3;
   std::set<size_t> wrong;
@@ -280,10 +309,11 @@ void drop_left_out(LayerPlan& plan) {
 
 }  // namespace
 
-LayerPlan plan_layers(const EmpiricalRisk& risk, bool separate_bias) {
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options) {
+  const bool separate_bias = options.separate_bias;
   const BatchRisk batch = risk.on(0);
   const BatchRisk other = risk.on(other_batch(batch.batch()), batch.first_example());
-  LayerPlan plan = Planner(risk, separate_bias)
+  LayerPlan plan = Planner(risk, options)
                        .plan(record(risk, batch), batch.batch().size(), record(risk, other),
                              other.batch().size());
   check_positions(risk, batch, other, plan, separate_bias);
@@ -340,6 +370,12 @@ at::Tensor LayerPass::inputs(size_t block) const {
     }
     uses.push_back(a);
   }
+  return uses.size() == 1 ? uses.front() : at::cat(uses, 1);
+}
+
+at::Tensor LayerPass::indices(size_t block) const {
+  TensorList uses;
+  for (const Part& part : parts_[block]) uses.push_back(part.part.indices());
   return uses.size() == 1 ? uses.front() : at::cat(uses, 1);
 }
 

@@ -23,7 +23,7 @@ struct LayerPlan {
 
 /// Finds the blocks on the first batch and checks them: the gradient of each covered parameter must
 /// be the one that its uses say, and each example must have positions of its own.
-LayerPlan plan_layers(const EmpiricalRisk& risk, bool separate_bias);
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options);
 
 /// A batch after its forward pass, with what the blocks of a plan need.
 class LayerPass {
@@ -37,6 +37,8 @@ class LayerPass {
   int64_t num_examples() const { return num_examples_; }
   /// Inputs [a; 1] of a block `[N, S, columns]`, uses joined along the positions.
   at::Tensor inputs(size_t block) const;
+  /// Positions of the ones of a block with one-hot inputs `[N, S]`, -1 for none.
+  at::Tensor indices(size_t block) const;
   /// Gradients g of all blocks `[N, S, rows]` for a gradient of the output.
   TensorList gradients(const at::Tensor& cotangent) const;
 
