@@ -58,6 +58,7 @@ const std::vector<Choice>& choices() {
       matrix_free("hessian-diagonal", Kind::kDiagonal, &hessian_diagonal),
       layerwise("kfac", &kfac),
       layerwise("ekfac", &ekfac),
+      layerwise("kfoc", &kfoc),
   };
   return table;
 }
@@ -111,7 +112,7 @@ std::vector<std::string> operator_names() {
 
 CLI::Validator operator_name() {
   const auto check = [](std::string& value) -> std::string {
-    const std::vector<std::string> later = {"kfoc", "shampoo", "kl-shampoo"};
+    const std::vector<std::string> later = {"shampoo", "kl-shampoo"};
     const std::string reason = one_of(operator_names())(value);
     if (std::find(later.begin(), later.end(), value) == later.end()) return reason;
     return "not available in this version; " + reason;
@@ -121,18 +122,20 @@ CLI::Validator operator_name() {
 
 void check_operator_options(const OperatorOptions& options) {
   const bool layerwise = choice_of(options).kind == Kind::kLayerwise;
-  CURVATURE_CHECK(layerwise || layerwise_option(options).empty(), OptionError,
-                  "{} belongs to layer-wise operators; expected --operator kfac or ekfac, got {}",
-                  layerwise_option(options), options.name);
+  CURVATURE_CHECK(
+      layerwise || layerwise_option(options).empty(), OptionError,
+      "{} belongs to layer-wise operators; expected --operator kfac, ekfac or kfoc, got {}",
+      layerwise_option(options), options.name);
   CURVATURE_CHECK(
       !options.mc_samples || options.name == "ggn-mc" || (layerwise && options.fisher == "mc"),
       OptionError,
       "--mc-samples belongs to a Monte-Carlo operator; expected --operator ggn-mc or --fisher mc, "
       "got {}",
       options.name);
-  CURVATURE_CHECK(options.name != "ekfac" || options.fisher != "forward-only", OptionError,
-                  "--fisher: ekfac needs gradients; expected type-2, mc or empirical, got "
-                  "forward-only");
+  CURVATURE_CHECK(
+      options.name == "kfac" || options.fisher != "forward-only", OptionError,
+      "--fisher: {} needs gradients; expected type-2, mc or empirical, got forward-only",
+      options.name);
   CURVATURE_CHECK(
       options.block_diagonal.empty() || choice_of(options).kind == Kind::kMatrixFree, OptionError,
       "--block-diagonal needs an operator that is not block-diagonal already; expected hessian, "

@@ -17,16 +17,6 @@
 namespace curvature::detail {
 namespace {
 
-void refuse_uncovered(const EmpiricalRisk& risk, const LayerPlan& plan,
-                      const KfacOptions& options) {
-  if (options.fallback != Fallback::kRefuse || plan.uncovered.empty()) return;
-  const auto& [parameter, reason] = *plan.uncovered.begin();
-  throw NotSupportedError(fmt::format(
-      "layers: '{}' is not covered by a layer rule: {}; choose a fallback (diagonal or block), or "
-      "leave it out of the parameters",
-      risk.space().entries()[parameter].name, reason));
-}
-
 /// Sums of outer products over batches.
 class FactorSums {
  public:
@@ -107,6 +97,16 @@ class FactorSums {
 };
 
 }  // namespace
+
+void refuse_uncovered(const EmpiricalRisk& risk, const LayerPlan& plan,
+                      const KfacOptions& options) {
+  if (options.fallback != Fallback::kRefuse || plan.uncovered.empty()) return;
+  const auto& [parameter, reason] = *plan.uncovered.begin();
+  throw NotSupportedError(fmt::format(
+      "layers: '{}' is not covered by a layer rule: {}; choose a fallback (diagonal or block), or "
+      "leave it out of the parameters",
+      risk.space().entries()[parameter].name, reason));
+}
 
 void check_options(const KfacOptions& options) {
   CURVATURE_CHECK(options.mc_samples > 0, OptionError,

@@ -26,6 +26,10 @@ LayerFactors compute_factors(const EmpiricalRisk& risk, const KfacOptions& optio
 OperatorPtr assemble(const EmpiricalRisk& risk, const KfacOptions& options, LayerPlan plan,
                      std::vector<OperatorPtr> inner, const std::string& name);
 
+/// @throws NotSupportedError for a parameter that is not covered, unless the options have a
+/// fallback
+void refuse_uncovered(const EmpiricalRisk& risk, const LayerPlan& plan, const KfacOptions& options);
+
 /// @throws OptionError
 void check_options(const KfacOptions& options);
 

@@ -98,7 +98,7 @@ BOOST_AUTO_TEST_CASE(options_that_contradict_each_other) {
   };
   refused({"--operator", "ggn", "--mc-samples", "3"}, "--mc-samples");
   refused({"--operator", "ggn-diagonal", "--block-diagonal", "layer"}, "--block-diagonal");
-  refused({"--operator", "kfoc"}, "not available in this version");
+  refused({"--operator", "shampoo"}, "not available in this version");
   refused({"--operator", "ggn", "--fisher", "mc"}, "--fisher");
   refused({"--operator", "ggn", "--separate-bias"}, "--separate-bias");
   refused({"--operator", "hessian", "--fallback", "block"}, "--fallback");

@@ -66,6 +66,14 @@ OperatorPtr kfac(const EmpiricalRisk& risk, const KfacOptions& options = {});
 /// @throws as `kfac`; OptionError for `kForwardOnly`
 OperatorPtr ekfac(const EmpiricalRisk& risk, const KfacOptions& options = {});
 
+/// KFOC: for each layer the Kronecker product nearest in the Frobenius norm to the exact block of
+/// the (approximate) GGN, from the whole gradients of examples. `weight_sharing` plays no role. A
+/// block takes a few dozen passes over gradients that are kept if they fit into a quarter of the
+/// free memory and computed again if not; factors have at most 4096 inputs. `kForwardOnly` is
+/// refused. Koroko, Anciaux-Sedrakian, Ben Gharbia, Gares, Haddou, Tran, 2022.
+/// @throws as `kfac`; OptionError for `kForwardOnly`
+OperatorPtr kfoc(const EmpiricalRisk& risk, const KfacOptions& options = {});
+
 /// How a parameter is treated, and why.
 struct ParameterTreatment {
   std::string name;       ///< of the parameter
