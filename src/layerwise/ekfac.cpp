@@ -74,9 +74,7 @@ OperatorPtr ekfac(const EmpiricalRisk& risk, const KfacOptions& options) {
                      eigenvectors(factors.pairs[i].b, block.kind)});
     eigenvalues.push_back(at::zeros({block.rows, block.columns()}, bases.back().b.options()));
   }
-  const int64_t num_batches = risk.data().num_batches();
-  for (int64_t index = 0; index < num_batches; ++index) {
-    const BatchRisk batch = risk.on(index);
+  const auto correct = [&](const BatchRisk& batch) {
     const detail::LayerPass pass(risk, factors.plan, batch, options.separate_bias);
     TensorList inputs;
     for (size_t i = 0; i < bases.size(); ++i) {
@@ -94,8 +92,8 @@ OperatorPtr ekfac(const EmpiricalRisk& risk, const KfacOptions& options) {
         }
       }
     });
-    if (options.observer) options.observer({"Eigenvalue correction", index + 1, num_batches});
-  }
+  };
+  detail::for_each_batch(risk, factors.plan, options.observer, "Eigenvalue correction", correct);
   std::vector<OperatorPtr> inner;
   for (size_t i = 0; i < bases.size(); ++i) {
     inner.push_back(

@@ -17,15 +17,14 @@ MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, Exampl
   if (!rows) return {.parts = {}, .reason = "its indices have no axis for the examples"};
   const int64_t padding_index = use->arguments[2].toInt();
   const at::TensorOptions options = weight->view.options().requires_grad(false);
-  LayerPart part{.kind = "embedding",
-                 .weight = weight->parameter,
-                 .bias = std::nullopt,
-                 .layout = {.groups = 1, .transposed = true},
-                 .inputs = nullptr,
-                 .indices = nullptr,
-                 .gradients = [examples](const at::Tensor& g) {
-                   return *rows_of_examples(g, examples);
-                 }};
+  LayerPart part{
+      .kind = "embedding",
+      .weight = weight->parameter,
+      .bias = std::nullopt,
+      .layout = {.groups = 1, .transposed = true},
+      .inputs = nullptr,
+      .indices = nullptr,
+      .gradients = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); }};
   part.indices = [rows = rows->squeeze(-1), padding_index] {
     // The padding row gets no gradient.
     return padding_index < 0 ? rows : rows.masked_fill(rows.eq(padding_index), -1);

@@ -119,11 +119,8 @@ LayerFactors compute_factors(const EmpiricalRisk& risk, const KfacOptions& optio
   refuse_uncovered(risk, factors.plan, options);
   FactorSums sums(risk, factors.plan, options);
   const at::NoGradGuard no_grad;
-  const int64_t num_batches = risk.data().num_batches();
-  for (int64_t index = 0; index < num_batches; ++index) {
-    sums.add(risk.on(index));
-    if (options.observer) options.observer({"Kronecker factors", index + 1, num_batches});
-  }
+  for_each_batch(risk, factors.plan, options.observer, "Kronecker factors",
+                 [&sums](const BatchRisk& batch) { sums.add(batch); });
   factors.pairs = sums.finish();
   return factors;
 }

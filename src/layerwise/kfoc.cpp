@@ -39,8 +39,7 @@ class ExampleGradients {
     TensorList chunks;
     const int64_t budget = default_memory_budget(risk_.parameters().front().device());
     int64_t bytes = 0;
-    for (int64_t index = 0; index < risk_.data().num_batches(); ++index) {
-      const BatchRisk batch = risk_.on(index);
+    detail::for_each_batch(risk_, plan_, {}, "", [&](const BatchRisk& batch) {
       const detail::LayerPass pass(risk_, plan_, batch, options_.separate_bias);
       const at::Tensor a = pass.inputs(block_);
       detail::for_each_cotangent(risk_, batch, pass.output(), options_,
@@ -51,7 +50,7 @@ class ExampleGradients {
                                    if (bytes <= budget) chunks.push_back(chunk);
                                    visit(chunk);
                                  });
-    }
+    });
     if (bytes > budget) return;
     kept_ = std::move(chunks);
     complete_ = true;

@@ -273,6 +273,16 @@ void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPla
   }
 }
 
+/// Example number `index` of a batch, as a batch.
+BatchRisk example_of(const EmpiricalRisk& risk, const BatchRisk& batch, int64_t index) {
+  const Batch& whole = batch.batch();
+  Batch example;
+  for (const at::Tensor& input : whole.inputs) example.inputs.push_back(input.narrow(0, index, 1));
+  if (whole.targets.defined()) example.targets = whole.targets.narrow(0, index, 1);
+  if (whole.weights.defined()) example.weights = whole.weights.narrow(0, index, 1);
+  return risk.on(std::move(example), batch.first_example() + index);
+}
+
 /// Another number of examples: the first of the batch, alone or, if it was alone, twice.
 Batch other_batch(const Batch& batch) {
   const auto change = [count = batch.size()](const at::Tensor& x) {
@@ -290,11 +300,8 @@ void check_positions(const EmpiricalRisk& risk, const BatchRisk& batch, const Ba
                      LayerPlan& plan, bool separate_bias) {
   const LayerPass all(risk, plan, batch, separate_bias);
   const LayerPass one(risk, plan, other, separate_bias);
-  const at::NoGradGuard no_grad;
-  const TensorList many_gradients = all.gradients(at::zeros_like(all.output()));
-  const TensorList one_gradients = one.gradients(at::zeros_like(one.output()));
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
-    if (many_gradients[i].size(1) != one_gradients[i].size(1)) {
+    if (all.num_positions(i) != one.num_positions(i)) {
       leave_out(plan, plan.blocks[i], "the examples of a batch share it before they meet it");
     }
   }
@@ -307,25 +314,63 @@ void drop_left_out(LayerPlan& plan) {
   });
 }
 
-}  // namespace
+void check_plan(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPlan& plan,
+                bool separate_bias) {
+  drop_left_out(plan);
+  check_gradients(risk, batch, plan, separate_bias);
+  drop_left_out(plan);
+}
 
-LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options) {
-  const bool separate_bias = options.separate_bias;
-  const BatchRisk batch = risk.on(0);
+LayerPlan plan_batches(const EmpiricalRisk& risk, const KfacOptions& options,
+                       const BatchRisk& batch) {
   const BatchRisk other = risk.on(other_batch(batch.batch()), batch.first_example());
   LayerPlan plan = Planner(risk, options)
                        .plan(record(risk, batch), batch.batch().size(), record(risk, other),
                              other.batch().size());
-  check_positions(risk, batch, other, plan, separate_bias);
-  drop_left_out(plan);
-  check_gradients(risk, batch, plan, separate_bias);
-  drop_left_out(plan);
+  check_positions(risk, batch, other, plan, options.separate_bias);
+  check_plan(risk, batch, plan, options.separate_bias);
   return plan;
+}
+
+LayerPlan plan_examples(const EmpiricalRisk& risk, const KfacOptions& options,
+                        const BatchRisk& example) {
+  const Recorded recorded = record(risk, example);
+  LayerPlan plan = Planner(risk, options).plan(recorded, 1, recorded, 1);
+  check_plan(risk, example, plan, options.separate_bias);
+  plan.examples_alone = true;
+  return plan;
+}
+
+}  // namespace
+
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options) {
+  const BatchRisk batch = risk.on(0);
+  LayerPlan plan = plan_batches(risk, options, batch);
+  if (plan.uncovered.empty()) return plan;
+  LayerPlan alone = plan_examples(risk, options, example_of(risk, batch, 0));
+  return alone.uncovered.size() < plan.uncovered.size() ? alone : plan;
+}
+
+void for_each_batch(const EmpiricalRisk& risk, const LayerPlan& plan, const Observer& observer,
+                    std::string_view task, const std::function<void(const BatchRisk&)>& visit) {
+  const int64_t num_batches = risk.data().num_batches();
+  for (int64_t index = 0; index < num_batches; ++index) {
+    const BatchRisk batch = risk.on(index);
+    if (plan.examples_alone) {
+      for (int64_t n = 0; n < batch.batch().size(); ++n) visit(example_of(risk, batch, n));
+    } else {
+      visit(batch);
+    }
+    if (observer) observer({task, index + 1, num_batches});
+  }
 }
 
 LayerPass::LayerPass(const EmpiricalRisk& risk, const LayerPlan& plan, const BatchRisk& batch,
                      bool separate_bias)
-    : plan_(plan), num_examples_(batch.batch().size()), parts_(plan.blocks.size()) {
+    : plan_(plan),
+      first_example_(batch.first_example()),
+      num_examples_(batch.batch().size()),
+      parts_(plan.blocks.size()) {
   Recorded recorded = record(risk, batch);
   output_ = recorded.output;
   for (const auto& use : recorded.uses) {
@@ -343,11 +388,23 @@ LayerPass::LayerPass(const EmpiricalRisk& risk, const LayerPlan& plan, const Bat
     }
     edges_.push_back(use->output);
   }
-  for (size_t i = 0; i < parts_.size(); ++i) {
-    CURVATURE_CHECK(!parts_[i].empty(), NotSupportedError,
-                    "layers: the {} layer {} is not used in the batch that begins with example {}",
-                    plan.blocks[i].kind, i, batch.first_example());
+}
+
+const std::vector<LayerPass::Part>& LayerPass::parts_of(size_t block) const {
+  CURVATURE_CHECK(!parts_[block].empty(), NotSupportedError,
+                  "layers: the {} layer {} is not used in the batch that begins with example {}",
+                  plan_.blocks[block].kind, block, first_example_);
+  return parts_[block];
+}
+
+int64_t LayerPass::num_positions(size_t block) const {
+  const at::NoGradGuard no_grad;
+  int64_t positions = 0;
+  for (const Part& part : parts_[block]) {
+    const at::Tensor zeros = at::zeros(part.output_shape, output_.options().requires_grad(false));
+    positions += part.part.gradients(zeros).size(1);
   }
+  return positions;
 }
 
 at::Tensor LayerPass::inputs(size_t block) const {
@@ -355,7 +412,7 @@ at::Tensor LayerPass::inputs(size_t block) const {
   const LayerBlock& layout = plan_.blocks[block];
   const at::TensorOptions options = output_.options().requires_grad(false);
   TensorList uses;
-  for (const Part& part : parts_[block]) {
+  for (const Part& part : parts_of(block)) {
     at::Tensor a;
     if (part.part.inputs != nullptr) {
       a = part.part.inputs();
@@ -375,7 +432,7 @@ at::Tensor LayerPass::inputs(size_t block) const {
 
 at::Tensor LayerPass::indices(size_t block) const {
   TensorList uses;
-  for (const Part& part : parts_[block]) uses.push_back(part.part.indices());
+  for (const Part& part : parts_of(block)) uses.push_back(part.part.indices());
   return uses.size() == 1 ? uses.front() : at::cat(uses, 1);
 }
 
@@ -383,9 +440,9 @@ TensorList LayerPass::gradients(const at::Tensor& cotangent) const {
   const at::NoGradGuard no_grad;
   const TensorList at_outputs = output_gradients(output_, cotangent, edges_);
   TensorList result;
-  for (const std::vector<Part>& parts : parts_) {
+  for (size_t i = 0; i < parts_.size(); ++i) {
     TensorList uses;
-    for (const Part& part : parts) {
+    for (const Part& part : parts_of(i)) {
       const at::Tensor& g = at_outputs[part.edge];
       uses.push_back(part.part.gradients(
           g.defined() ? g.reshape(part.output_shape)

@@ -114,6 +114,32 @@ BOOST_AUTO_TEST_CASE(a_table_that_is_also_multiplied_is_not_covered) {
   BOOST_CHECK_THROW(kfac(risk), NotSupportedError);
 }
 
+BOOST_AUTO_TEST_CASE(positions_that_a_batch_shares_are_seen_example_by_example) {
+  torch::manual_seed(6);
+  const at::Tensor positions = torch::randn({3, 4}, double_options()).requires_grad_();
+  const at::Tensor head = torch::randn({3, 4}, double_options());
+  const auto risk_of = [&](bool shared, int64_t batch_size) {
+    const Model model(
+        [=](const TensorList& inputs) {
+          const at::Tensor& x = inputs[0];
+          at::Tensor index = torch::arange(3, x.options().dtype(at::kLong));
+          if (!shared) index = index.unsqueeze(0).repeat({x.size(0), 1});
+          return torch::tanh(x + torch::embedding(positions, index)).mean(1).matmul(head.t());
+        },
+        {{"positions", positions}});
+    torch::manual_seed(7);
+    const at::Tensor x = torch::randn({6, 3, 4}, double_options());
+    const at::Tensor labels = torch::arange(6, at::kLong).remainder(3).to(test_device());
+    return EmpiricalRisk(model, cross_entropy(), tensor_dataset({x}, labels, batch_size));
+  };
+  for (const int64_t batch_size : {6, 4, 1}) {
+    const EmpiricalRisk together = risk_of(true, batch_size), apart = risk_of(false, batch_size);
+    BOOST_TEST(describe_layers(together)[0].covered);
+    BOOST_TEST(close(materialize(*kfac(together)), materialize(*kfac(apart)), {1e-12, 0}));
+    BOOST_TEST(close(materialize(*ekfac(together)), materialize(*ekfac(apart)), {1e-12, 0}));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(columns_in_a_basis_keep_the_laws) {
   torch::manual_seed(2);
   const at::Tensor q = std::get<0>(torch::linalg_qr(torch::randn({3, 3}, double_options())));
