@@ -14,6 +14,7 @@
 
 #include "core/check.hpp"
 #include "layerwise/columns_in_basis.hpp"
+#include "layerwise/cotangents.hpp"
 #include "layerwise/factors.hpp"
 
 namespace curvature {

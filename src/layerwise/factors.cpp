@@ -13,6 +13,7 @@
 #include <curvature/operators/diagonal.hpp>
 
 #include "core/check.hpp"
+#include "layerwise/cotangents.hpp"
 
 namespace curvature::detail {
 namespace {

@@ -17,6 +17,7 @@
 #include <curvature/spectral/eigenpairs.hpp>
 
 #include "core/check.hpp"
+#include "layerwise/cotangents.hpp"
 #include "layerwise/factors.hpp"
 
 namespace curvature {

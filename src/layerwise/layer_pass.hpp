@@ -1,37 +1,10 @@
 #pragma once
 
-#include <functional>
-#include <map>
-#include <set>
-#include <string>
-#include <string_view>
 #include <vector>
 
-#include <curvature/layerwise/kfac.hpp>
-#include <curvature/model/empirical_risk.hpp>
-
-#include "layerwise/layer_block.hpp"
+#include "layerwise/layer_plan.hpp"
 
 namespace curvature::detail {
-
-/// Blocks of a risk, and what is not in any.
-struct LayerPlan {
-  std::vector<LayerBlock> blocks;
-  std::map<size_t, std::string> uncovered;  ///< parameters without a rule, and why
-  std::vector<size_t> unused;               ///< parameters that the model does not use
-  std::set<size_t> sequence_first;          ///< parameters whose uses have examples second
-  /// Some parameters meet the examples of a batch together (an embedding of positions, added to
-  /// each example), so that their gradients come apart only if examples run alone.
-  bool examples_alone = false;
-};
-
-/// Finds the blocks on the first batch and checks them: the gradient of each covered parameter must
-/// be the one that its uses say, and each example must have positions of its own.
-LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options);
-
-/// Visits the batches of the data, cut into single examples if the plan says so.
-void for_each_batch(const EmpiricalRisk& risk, const LayerPlan& plan, const Observer& observer,
-                    std::string_view task, const std::function<void(const BatchRisk&)>& visit);
 
 /// A batch after its forward pass, with what the blocks of a plan need.
 class LayerPass {
@@ -69,11 +42,5 @@ class LayerPass {
   std::vector<torch::autograd::Edge> edges_;
   std::vector<std::vector<Part>> parts_;  ///< of each block
 };
-
-/// Vectors to backpropagate, shaped as the output, scaled such that the sum of their outer products
-/// is k times the (approximate) Hessian of the loss: calls `visit` for each.
-void for_each_cotangent(const EmpiricalRisk& risk, const BatchRisk& batch, const at::Tensor& output,
-                        const KfacOptions& options,
-                        const std::function<void(const at::Tensor&)>& visit);
 
 }  // namespace curvature::detail

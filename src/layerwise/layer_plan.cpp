@@ -1,0 +1,360 @@
+#include "layerwise/layer_plan.hpp"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <c10/core/InferenceMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include "core/check.hpp"
+#include "layerwise/layer_pass.hpp"
+
+namespace curvature::detail {
+
+Recorded record(const EmpiricalRisk& risk, const BatchRisk& batch) {
+  const c10::InferenceMode no_inference(false);
+  const at::AutoGradMode with_gradients(true);
+  Recorded recorded;
+  std::vector<OperationUse> uses =
+      record_uses(risk.parameters(), [&] { recorded.output = batch.predict(); });
+  for (OperationUse& use : uses) {
+    recorded.uses.push_back(std::make_shared<const OperationUse>(std::move(use)));
+  }
+  return recorded;
+}
+
+std::vector<LayerPart> split(const LayerPart& part, bool separate_bias) {
+  if (!separate_bias || !part.weight || !part.bias) return {part};
+  LayerPart weight = part, bias = part;
+  weight.bias.reset();
+  bias.weight.reset();
+  bias.inputs = nullptr;
+  return {weight, bias};
+}
+
+bool same_block(const LayerBlock& block, const LayerPart& part) {
+  return block.group == part.group && block.layout.groups == part.layout.groups &&
+         block.layout.transposed == part.layout.transposed &&
+         (!block.one_hot || part.indices != nullptr) &&
+         (part.weight ? block.weight == part.weight : !block.weight && block.bias == part.bias);
+}
+
+ExampleAxis example_axis(const LayerPlan& plan, const OperationUse& use, int64_t num_examples) {
+  return {num_examples, plan.sequence_first.count(use.parameters.front().parameter) > 0};
+}
+
+namespace {
+
+/// Builds the blocks from all parts of a forward pass.
+class Planner {
+ public:
+  Planner(const EmpiricalRisk& risk, const KfacOptions& options) : risk_(risk), options_(options) {}
+
+  /// `other` is the forward pass of another number of examples, by which their axis is recognised.
+  LayerPlan plan(const Recorded& recorded, int64_t num_examples, const Recorded& other,
+                 int64_t other_examples) {
+    find_example_axes(recorded, num_examples, other, other_examples);
+    std::set<size_t> used;
+    std::vector<LayerPart> parts;
+    for (const auto& use : recorded.uses) {
+      MatchedUse matched = match_use(use, example_axis(plan_, *use, num_examples));
+      for (const ParameterArgument& argument : use->parameters) {
+        used.insert(argument.parameter);
+        if (matched.parts.empty()) {
+          plan_.uncovered.insert({argument.parameter, matched.reason + " (" + use->name + ")"});
+        }
+      }
+      for (const LayerPart& part : matched.parts) {
+        for (LayerPart& piece : split(part, options_.separate_bias))
+          parts.push_back(std::move(piece));
+      }
+    }
+    find_unused(used);
+    for (const LayerPart& part : parts) add(part);
+    drop_uncovered();
+    return std::move(plan_);
+  }
+
+ private:
+  /// The first axis of a sequence that comes first does not grow with the examples, the second
+  /// does.
+  void find_example_axes(const Recorded& recorded, int64_t num_examples, const Recorded& other,
+                         int64_t other_examples) {
+    if (recorded.uses.size() != other.uses.size()) return;
+    std::map<size_t, bool> is_second;
+    for (size_t i = 0; i < recorded.uses.size(); ++i) {
+      const Shape& a = recorded.uses[i]->output_shape;
+      const Shape& b = other.uses[i]->output_shape;
+      const bool second = a.size() > 2 && b.size() == a.size() && a[0] == b[0] &&
+                          a[1] == num_examples && b[1] == other_examples;
+      for (const ParameterArgument& argument : recorded.uses[i]->parameters) {
+        const auto [known, is_new] = is_second.insert({argument.parameter, second});
+        if (!is_new && known->second != second) {
+          plan_.uncovered.insert(
+              {argument.parameter, "its uses have the examples on unequal axes"});
+        }
+      }
+    }
+    for (const auto& [parameter, second] : is_second) {
+      if (second) plan_.sequence_first.insert(parameter);
+    }
+  }
+
+  void find_unused(const std::set<size_t>& used) {
+    const auto& names = risk_.unused_parameters();
+    for (size_t i = 0; i < risk_.parameters().size(); ++i) {
+      const std::string& name = risk_.space().entries()[i].name;
+      if (std::find(names.begin(), names.end(), name) != names.end()) {
+        plan_.unused.push_back(i);
+      } else if (!used.count(i)) {
+        plan_.uncovered.insert({i, "no operation was seen to use it"});
+      }
+    }
+  }
+
+  void add(const LayerPart& part) {
+    const auto found =
+        std::find_if(plan_.blocks.begin(), plan_.blocks.end(),
+                     [&](const LayerBlock& block) { return same_block(block, part); });
+    if (found == plan_.blocks.end()) {
+      check_roles(part);
+      plan_.blocks.push_back(block_of(part, risk_.space()));
+      // Averages of one-hot inputs are dense.
+      plan_.blocks.back().one_hot =
+          part.indices != nullptr && options_.weight_sharing == WeightSharing::kExpand;
+      return;
+    }
+    const LayerBlock block = block_of(part, risk_.space());
+    if (block.rows != found->rows || block.weight_columns != found->weight_columns ||
+        block.layout.transposed != found->layout.transposed) {
+      plan_.uncovered.insert(
+          {part.weight ? *part.weight : *part.bias,
+           fmt::format("it is used in two ways ({} and {}), once as the transpose of the other",
+                       found->kind, part.kind)});
+      return;
+    }
+    if (!part.bias || found->bias == part.bias) return;
+    if (found->bias) {
+      plan_.uncovered.insert({*part.bias, "its weight is used with another bias as well"});
+    } else {
+      found->bias = part.bias;
+    }
+  }
+
+  /// A weight whose uses are matrices of different kinds (a table that is looked up and multiplied)
+  /// is not one Kronecker product.
+  void check_roles(const LayerPart& part) {
+    if (!part.weight) return;
+    for (const LayerBlock& block : plan_.blocks) {
+      if (block.weight == part.weight && block.group == part.group) {
+        plan_.uncovered.insert({*part.weight, "it is used as " + block.kind + " and as " +
+                                                  part.kind + ", whose matrices differ"});
+      }
+    }
+  }
+
+  /// A block with a parameter that is not covered goes; what else is in it is not covered then.
+  void drop_uncovered() {
+    for (bool changed = true; changed;) {
+      changed = false;
+      for (const LayerBlock& block : plan_.blocks) {
+        const bool weight_bad = block.weight && plan_.uncovered.count(*block.weight);
+        const bool bias_bad = block.bias && plan_.uncovered.count(*block.bias);
+        if (weight_bad && block.bias && !bias_bad) {
+          changed |=
+              plan_.uncovered.insert({*block.bias, "its layer's weight is not covered"}).second;
+        }
+        if (bias_bad && block.weight && !weight_bad) {
+          changed |=
+              plan_.uncovered.insert({*block.weight, "its layer's bias is not covered"}).second;
+        }
+      }
+    }
+    std::erase_if(plan_.blocks, [this](const LayerBlock& block) {
+      return (block.weight && plan_.uncovered.count(*block.weight)) ||
+             (block.bias && plan_.uncovered.count(*block.bias));
+    });
+    claim_biases();
+  }
+
+  /// A bias that two blocks hold (tied, with different weights) is not covered.
+  void claim_biases() {
+    std::map<std::pair<size_t, int64_t>, int> owners;
+    for (const LayerBlock& block : plan_.blocks) {
+      if (block.bias) ++owners[{*block.bias, block.group}];
+    }
+    bool conflict = false;
+    for (const auto& [key, count] : owners) {
+      if (count > 1) {
+        conflict |= plan_.uncovered.insert({key.first, "several layers share it"}).second;
+      }
+    }
+    if (conflict) drop_uncovered();
+  }
+
+  const EmpiricalRisk& risk_;
+  const KfacOptions& options_;
+  LayerPlan plan_;
+};
+
+void leave_out(LayerPlan& plan, const LayerBlock& block, const std::string& reason) {
+  if (block.weight) plan.uncovered.insert({*block.weight, reason});
+  if (block.bias) plan.uncovered.insert({*block.bias, reason});
+}
+
+/// sum_ns g_ns a_ns^T of a block, `[m * columns, 1]`.
+at::Tensor sum_of_gradients(const LayerPass& pass, const LayerBlock& block, size_t i,
+                            const at::Tensor& gradients) {
+  const at::Tensor g = gradients.flatten(0, 1);
+  if (!block.one_hot) return g.t().matmul(pass.inputs(i).flatten(0, 1)).reshape({-1, 1});
+  const at::Tensor indices = pass.indices(i).flatten();
+  const at::Tensor kept = indices.ge(0).nonzero().squeeze(1);
+  at::Tensor sum = at::zeros({block.weight_columns, block.rows}, g.options());
+  sum.index_add_(0, indices.index_select(0, kept), g.index_select(0, kept));
+  return sum.t().reshape({-1, 1});
+}
+
+/// The gradient of the first batch's loss must be what the uses say.
+void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPlan& plan,
+                     bool separate_bias) {
+  const LayerPass pass(risk, plan, batch, separate_bias);
+  at::Tensor cotangent;
+  TensorList expected;
+  {
+    const c10::InferenceMode no_inference(false);
+    const at::AutoGradMode with_gradients(true);
+    const at::Tensor output = batch.predict();
+    const at::Tensor objective = batch.objective(output);
+    TensorList inputs = risk.parameters();
+    inputs.push_back(output);
+    expected = torch::autograd::grad({objective}, inputs, {}, false, false, /*allow_unused=*/true);
+    cotangent = expected.back();
+  }
+  const at::NoGradGuard no_grad;
+  if (!cotangent.defined()) return;
+  const TensorList gradients = pass.gradients(cotangent);
+  TensorList actual;
+  for (const at::Tensor& parameter : risk.parameters()) {
+    actual.push_back(at::zeros_like(parameter.detach()).unsqueeze(-1));
+  }
+  for (size_t i = 0; i < plan.blocks.size(); ++i) {
+    plan.blocks[i].scatter_add(sum_of_gradients(pass, plan.blocks[i], i, gradients[i]), actual);
+  }
+  const double tolerance = risk.parameters().front().scalar_type() == at::kDouble ? 1e-8 : 1e-3;
+  std::set<size_t> wrong;
+  double scale = 0;
+  for (const at::Tensor& gradient : expected) {
+    if (gradient.defined()) scale = std::max(scale, gradient.norm().item<double>());
+  }
+  for (size_t i = 0; i < risk.parameters().size(); ++i) {
+    const at::Tensor reference =
+        expected[i].defined() ? expected[i] : at::zeros_like(risk.parameters()[i].detach());
+    const double error = (actual[i].squeeze(-1) - reference).norm().item<double>();
+    if (!(error <= tolerance * (reference.norm().item<double>() + 1e-3 * scale))) wrong.insert(i);
+  }
+  for (const LayerBlock& block : std::vector<LayerBlock>(plan.blocks)) {
+    if ((block.weight && wrong.count(*block.weight)) || (block.bias && wrong.count(*block.bias))) {
+      leave_out(plan, block, "its gradient is not the one of the operations that were seen");
+    }
+  }
+}
+
+/// Example number `index` of a batch, as a batch.
+BatchRisk example_of(const EmpiricalRisk& risk, const BatchRisk& batch, int64_t index) {
+  const Batch& whole = batch.batch();
+  Batch example;
+  for (const at::Tensor& input : whole.inputs) example.inputs.push_back(input.narrow(0, index, 1));
+  if (whole.targets.defined()) example.targets = whole.targets.narrow(0, index, 1);
+  if (whole.weights.defined()) example.weights = whole.weights.narrow(0, index, 1);
+  return risk.on(std::move(example), batch.first_example() + index);
+}
+
+/// Another number of examples: the first of the batch, alone or, if it was alone, twice.
+Batch other_batch(const Batch& batch) {
+  const auto change = [count = batch.size()](const at::Tensor& x) {
+    return !x.defined() ? x : count == 1 ? at::cat({x, x}) : x.narrow(0, 0, 1);
+  };
+  Batch other;
+  for (const at::Tensor& input : batch.inputs) other.inputs.push_back(change(input));
+  other.targets = change(batch.targets);
+  other.weights = change(batch.weights);
+  return other;
+}
+
+/// Positions of an example must not change with the number of examples beside it.
+void check_positions(const EmpiricalRisk& risk, const BatchRisk& batch, const BatchRisk& other,
+                     LayerPlan& plan, bool separate_bias) {
+  const LayerPass all(risk, plan, batch, separate_bias);
+  const LayerPass one(risk, plan, other, separate_bias);
+  for (size_t i = 0; i < plan.blocks.size(); ++i) {
+    if (all.num_positions(i) != one.num_positions(i)) {
+      leave_out(plan, plan.blocks[i], "the examples of a batch share it before they meet it");
+    }
+  }
+}
+
+void drop_left_out(LayerPlan& plan) {
+  std::erase_if(plan.blocks, [&plan](const LayerBlock& block) {
+    return (block.weight && plan.uncovered.count(*block.weight)) ||
+           (block.bias && plan.uncovered.count(*block.bias));
+  });
+}
+
+void check_plan(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPlan& plan,
+                bool separate_bias) {
+  drop_left_out(plan);
+  check_gradients(risk, batch, plan, separate_bias);
+  drop_left_out(plan);
+}
+
+LayerPlan plan_batches(const EmpiricalRisk& risk, const KfacOptions& options,
+                       const BatchRisk& batch) {
+  const BatchRisk other = risk.on(other_batch(batch.batch()), batch.first_example());
+  LayerPlan plan = Planner(risk, options)
+                       .plan(record(risk, batch), batch.batch().size(), record(risk, other),
+                             other.batch().size());
+  check_positions(risk, batch, other, plan, options.separate_bias);
+  check_plan(risk, batch, plan, options.separate_bias);
+  return plan;
+}
+
+LayerPlan plan_examples(const EmpiricalRisk& risk, const KfacOptions& options,
+                        const BatchRisk& example) {
+  const Recorded recorded = record(risk, example);
+  LayerPlan plan = Planner(risk, options).plan(recorded, 1, recorded, 1);
+  check_plan(risk, example, plan, options.separate_bias);
+  plan.examples_alone = true;
+  return plan;
+}
+
+}  // namespace
+
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options) {
+  const BatchRisk batch = risk.on(0);
+  LayerPlan plan = plan_batches(risk, options, batch);
+  if (plan.uncovered.empty()) return plan;
+  LayerPlan alone = plan_examples(risk, options, example_of(risk, batch, 0));
+  return alone.uncovered.size() < plan.uncovered.size() ? alone : plan;
+}
+
+void for_each_batch(const EmpiricalRisk& risk, const LayerPlan& plan, const Observer& observer,
+                    std::string_view task, const std::function<void(const BatchRisk&)>& visit) {
+  const int64_t num_batches = risk.data().num_batches();
+  for (int64_t index = 0; index < num_batches; ++index) {
+    const BatchRisk batch = risk.on(index);
+    if (plan.examples_alone) {
+      for (int64_t n = 0; n < batch.batch().size(); ++n) visit(example_of(risk, batch, n));
+    } else {
+      visit(batch);
+    }
+    if (observer) observer({task, index + 1, num_batches});
+  }
+}
+
+}  // namespace curvature::detail

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <curvature/layerwise/kfac.hpp>
+#include <curvature/model/empirical_risk.hpp>
+
+#include "layerwise/layer_block.hpp"
+
+namespace curvature::detail {
+
+/// Blocks of a risk, and what is not in any.
+struct LayerPlan {
+  std::vector<LayerBlock> blocks;
+  std::map<size_t, std::string> uncovered;  ///< parameters without a rule, and why
+  std::vector<size_t> unused;               ///< parameters that the model does not use
+  std::set<size_t> sequence_first;          ///< parameters whose uses have examples second
+  /// Some parameters meet the examples of a batch together (an embedding of positions, added to
+  /// each example), so that their gradients come apart only if examples run alone.
+  bool examples_alone = false;
+};
+
+/// Finds the blocks on the first batch and checks them: the gradient of each covered parameter must
+/// be the one that its uses say, and each example must have positions of its own.
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options);
+
+/// Visits the batches of the data, cut into single examples if the plan says so.
+void for_each_batch(const EmpiricalRisk& risk, const LayerPlan& plan, const Observer& observer,
+                    std::string_view task, const std::function<void(const BatchRisk&)>& visit);
+
+// What a plan and a pass have in common.
+
+/// The uses of a batch's forward pass, and its output.
+struct Recorded {
+  std::vector<std::shared_ptr<const OperationUse>> uses;
+  at::Tensor output;
+};
+
+Recorded record(const EmpiricalRisk& risk, const BatchRisk& batch);
+
+/// With separate biases, a part with weight and bias becomes two.
+std::vector<LayerPart> split(const LayerPart& part, bool separate_bias);
+
+/// Whether a part is one of the block's uses.
+bool same_block(const LayerBlock& block, const LayerPart& part);
+
+/// Where a use has its examples.
+ExampleAxis example_axis(const LayerPlan& plan, const OperationUse& use, int64_t num_examples);
+
+}  // namespace curvature::detail
