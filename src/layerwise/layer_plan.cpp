@@ -131,12 +131,8 @@ class Planner {
       return;
     }
     const LayerBlock block = block_of(part, risk_.space());
-    if (block.rows != found->rows || block.weight_columns != found->weight_columns ||
-        block.layout.transposed != found->layout.transposed) {
-      plan_.uncovered.insert(
-          {part.weight ? *part.weight : *part.bias,
-           fmt::format("it is used in two ways ({} and {}), once as the transpose of the other",
-                       found->kind, part.kind)});
+    if (block.rows != found->rows || block.weight_columns != found->weight_columns) {
+      refuse_roles(*found, part);
       return;
     }
     if (!part.bias || found->bias == part.bias) return;
@@ -147,14 +143,21 @@ class Planner {
     }
   }
 
+  void refuse_roles(const LayerBlock& block, const LayerPart& part) {
+    plan_.uncovered.insert(
+        {part.weight ? *part.weight : *part.bias,
+         fmt::format(
+             "it is used in two ways ({} and {}), as a matrix and as its transpose or scale",
+             block.kind, part.kind)});
+  }
+
   /// A weight whose uses are matrices of different kinds (a table that is looked up and multiplied)
   /// is not one Kronecker product.
   void check_roles(const LayerPart& part) {
     if (!part.weight) return;
     for (const LayerBlock& block : plan_.blocks) {
       if (block.weight == part.weight && block.group == part.group) {
-        plan_.uncovered.insert({*part.weight, "it is used as " + block.kind + " and as " +
-                                                  part.kind + ", whose matrices differ"});
+        refuse_roles(block, part);
       }
     }
   }
