@@ -1,5 +1,5 @@
-// The largest eigenvalues and the spectral density of a network's Hessian, a product and a solve with
-// its GGN.
+// The largest eigenvalues and the spectral density of a network's Hessian, a product and a solve
+// with its GGN.
 #include <iostream>
 
 #include <torch/torch.h>
