@@ -40,8 +40,11 @@ int main() {
   std::cout << damped->describe() << " times ones has norm " << product.norm().item<double>()
             << '\n';
 
-  const torch::Tensor gradient = risk.space().join(risk.gradient());
-  const auto solution = curvature::solve(damped, gradient, curvature::conjugate_gradient());
-  std::cout << "its inverse times the gradient took " << solution.report.iterations
-            << " iterations\n";
+  // Also in the form of the parameters: the inverse of an operator is an operator.
+  const auto inverse =
+      curvature::inverse(damped, curvature::conjugate_gradient(), [](const auto& report) {
+        std::cout << "solved in " << report.iterations << " iterations\n";
+      });
+  const curvature::TensorList step = inverse->apply(risk.gradient());
+  std::cout << "the damped Gauss-Newton step has " << step.size() << " tensors\n";
 }
