@@ -21,8 +21,6 @@ struct ApplyOptions {
   bool adjoint = false;
 };
 
-int64_t columns_of(const at::Tensor& vectors) { return vectors.dim() == 2 ? vectors.size(1) : 1; }
-
 Plan plan_of(const ApplyOptions& options, const Problem& problem, const at::Tensor& vectors) {
   const int64_t products =
       columns_of(vectors) + products_to_build(options.choice, problem.space.size());

@@ -131,6 +131,8 @@ EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options) {
   }
 }
 
+int64_t columns_of(const at::Tensor& vectors) { return vectors.dim() == 2 ? vectors.size(1) : 1; }
+
 at::Tensor read_vectors(const std::string& name, const Problem& problem) {
   const at::Tensor vectors = read_array(name);
   const int64_t size = problem.space.size();

@@ -32,6 +32,9 @@ Problem load_problem(const ProblemOptions& options);
 /// @throws ModelError, DataError, OptionError
 EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options);
 
+/// Number of vectors in `[D]` or `[D, K]`.
+int64_t columns_of(const at::Tensor& vectors);
+
 /// Vectors of parameter space `[D]` or `[D, K]` from a file, in the model's dtype, on its device.
 /// @throws FileError, ShapeError, DataError
 at::Tensor read_vectors(const std::string& name, const Problem& problem);

@@ -25,8 +25,6 @@ struct SolveOptions {
   bool require_convergence = false;
 };
 
-int64_t columns_of(const at::Tensor& vectors) { return vectors.dim() == 2 ? vectors.size(1) : 1; }
-
 Plan plan_of(const SolveOptions& options, const Problem& problem, const at::Tensor& rhs) {
   const int64_t size = problem.space.size(), columns = columns_of(rhs);
   const int64_t iterations = max_iterations_of(options.solver);

@@ -48,13 +48,14 @@ class ExampleGradients {
                                    const at::Tensor g = pass.gradients(cotangent)[block_];
                                    const at::Tensor chunk = at::bmm(g.transpose(1, 2), a);
                                    bytes += chunk.numel() * chunk.element_size();
-                                   if (bytes <= budget) chunks.push_back(chunk);
+                                   fits_ = fits_ && bytes <= budget;
+                                   if (!fits_) chunks.clear();
+                                   if (fits_) chunks.push_back(chunk);
                                    visit(chunk);
                                  });
     });
-    if (bytes > budget) return;
     kept_ = std::move(chunks);
-    complete_ = true;
+    complete_ = fits_;
   }
 
  private:
@@ -63,7 +64,8 @@ class ExampleGradients {
   const KfacOptions& options_;
   size_t block_;
   TensorList kept_;
-  bool complete_ = false;
+  bool fits_ = true;       // as far as is known
+  bool complete_ = false;  // all are in `kept_`
 };
 
 /// sum_P P M P^T for M `[columns, columns]`.

@@ -33,9 +33,10 @@ struct LayerBlock {
 /// The block that a part belongs to, sizes included.
 LayerBlock block_of(const LayerPart& part, const Space& space);
 
-/// Blocks on disjoint parameters of `space`, zero elsewhere: block i acts as the operator
-/// `inner[i]` on its matrix. Closed forms: those that every block has; parameters without a block
-/// are zero rows. Declared is the weakest symmetry of the blocks, `at_most` the given one.
+/// Blocks on disjoint parts of `space` that cover it: block i acts as the operator `inner[i]` on
+/// its matrix. Closed forms: those that every block has. Declared is the weakest symmetry of the
+/// blocks, `at_most` the given one.
+/// @throws ShapeError if they do not cover it
 OperatorPtr layer_blocks(std::vector<LayerBlock> blocks, std::vector<OperatorPtr> inner,
                          Space space, const at::TensorOptions& options, std::string name,
                          Symmetry at_most = Symmetry::kPositiveDefinite);

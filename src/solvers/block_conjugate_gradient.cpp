@@ -15,17 +15,14 @@
 
 #include "core/check.hpp"
 #include "solvers/lockstep.hpp"
+#include "spectral/eigen_support.hpp"
 
 namespace curvature {
 namespace {
 
-std::vector<double> column_norms(const at::Tensor& x) {
-  const at::Tensor norms = x.to(at::kDouble).norm(2, {0}).to(at::kCPU).contiguous();
-  const double* data = norms.const_data_ptr<double>();
-  return {data, data + norms.numel()};
-}
+using detail::column_norms;
 
-/// Entries of `x` `[K]`-wise chosen columns.
+/// The chosen columns of a matrix.
 at::Tensor columns(const at::Tensor& x, const std::vector<int64_t>& which) {
   return x.index_select(1, at::tensor(which, at::kLong).to(x.device()));
 }

@@ -178,9 +178,9 @@ class Driver {
   /// The vectors multiplied side by side; columns of the result are contiguous.
   at::Tensor product(Product kind, const std::vector<at::Tensor>& vectors) {
     const at::Tensor x = packed(vectors);
-    if (kind == kPreconditioner) return multiply(*method_.preconditioner, x);
+    if (kind == kPreconditioner) return columns_contiguous(method_.preconditioner->apply(x));
     report_.products += x.size(1);
-    return kind == kForward ? multiply(a_, x) : columns_contiguous(a_.apply_adjoint(x));
+    return columns_contiguous(kind == kForward ? a_.apply(x) : a_.apply_adjoint(x));
   }
 
   /// The vectors as columns; a single one is not copied.
@@ -207,8 +207,8 @@ class Driver {
                                                               : column.residual / column.b_norm);
     }
     if (report_.negative_direction.defined()) {
-      const at::Tensor product = multiply(a_, report_.negative_direction.unsqueeze(1)).squeeze(1);
-      report_.negative_curvature = inner(report_.negative_direction, product.contiguous());
+      const at::Tensor& d = report_.negative_direction;
+      report_.negative_curvature = inner(d, a_.apply(d).contiguous());
       ++report_.products;
     }
     return {x_.t(), std::move(report_)};
@@ -228,10 +228,6 @@ class Driver {
 Solution solve_in_lockstep(const LinearOperator& a, const at::Tensor& b, const at::Tensor& start,
                            const IterationOptions& options, const Method& method) {
   return Driver(a, b, start, options, method).run();
-}
-
-at::Tensor multiply(const LinearOperator& a, const at::Tensor& x) {
-  return columns_contiguous(a.apply(x));
 }
 
 void check_iteration_options(const IterationOptions& options, std::string_view who) {

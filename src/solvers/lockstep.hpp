@@ -55,9 +55,6 @@ struct Method {
 Solution solve_in_lockstep(const LinearOperator& a, const at::Tensor& b, const at::Tensor& start,
                            const IterationOptions& options, const Method& method);
 
-/// A x for `[n, K]`, each column of the result contiguous.
-at::Tensor multiply(const LinearOperator& a, const at::Tensor& x);
-
 /// @throws OptionError for negative values
 void check_iteration_options(const IterationOptions& options, std::string_view who);
 /// @throws NotSupportedError unless `a` is square and symmetric

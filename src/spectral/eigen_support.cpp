@@ -12,6 +12,7 @@
 
 #include "core/check.hpp"
 #include "spectral/inner_products.hpp"
+#include "spectral/sampling.hpp"
 
 namespace curvature::detail {
 namespace {
@@ -62,14 +63,8 @@ at::TensorOptions tensor_options(const LinearOperator& a) {
   return at::TensorOptions().dtype(a.spec().dtype).device(a.spec().device);
 }
 
-std::vector<double> to_vector(const at::Tensor& values) {
-  const at::Tensor host = values.to(at::kCPU, at::kDouble).contiguous();
-  const double* data = host.const_data_ptr<double>();
-  return {data, data + host.numel()};
-}
-
 std::vector<double> column_norms(const at::Tensor& matrix) {
-  return to_vector(at::linalg_vector_norm(matrix, 2, {0}, false, at::kDouble));
+  return to_host_vector(at::linalg_vector_norm(matrix, 2, {0}, false, at::kDouble));
 }
 
 NormEstimate estimate_norm(const LinearOperator& a, const at::Tensor& start) {

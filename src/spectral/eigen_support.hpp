@@ -28,8 +28,6 @@ void check_tolerance(const std::optional<double>& tolerance, const char* who);
 double tolerance_of(const LinearOperator& a, const std::optional<double>& tolerance);
 
 at::TensorOptions tensor_options(const LinearOperator& a);
-/// Numbers in double on the host.
-std::vector<double> to_vector(const at::Tensor& values);
 /// Euclidean norms of the columns of a matrix, accumulated in double.
 std::vector<double> column_norms(const at::Tensor& matrix);
 

@@ -13,6 +13,7 @@
 
 #include "core/check.hpp"
 #include "spectral/eigen_support.hpp"
+#include "spectral/sampling.hpp"
 #include "spectral/spectra_solver.hpp"
 
 namespace curvature {
@@ -63,9 +64,9 @@ Found dense_eigenpairs(const LinearOperator& a, const EigenpairsOptions& options
   const at::Tensor key = options.order == EigenvalueOrder::kMagnitude ? values.abs() : values;
   const at::Tensor top =
       key.argsort(/*stable=*/true, /*dim=*/0, /*descending=*/true).narrow(0, 0, options.count);
-  result.top.values = detail::to_vector(values.index_select(0, top));
+  result.top.values = detail::to_host_vector(values.index_select(0, top));
   result.top.vectors = to_operator(a, vectors.index_select(1, top));
-  result.bottom.values = detail::to_vector(values.narrow(0, 0, options.count_bottom));
+  result.bottom.values = detail::to_host_vector(values.narrow(0, 0, options.count_bottom));
   result.bottom.vectors = to_operator(a, vectors.narrow(1, 0, options.count_bottom));
   return found;
 }

@@ -16,6 +16,7 @@
 #include "core/inner_product.hpp"
 #include "spectral/eigen_support.hpp"
 #include "spectral/inner_products.hpp"
+#include "spectral/sampling.hpp"
 
 namespace curvature::detail {
 namespace {
@@ -186,7 +187,7 @@ void KrylovSpace::fill_up() {
 ProjectedPairs KrylovSpace::solve() const {
   const auto [values, coefficients] = at::linalg_eigh(coupling(0, size_, 0, size_));
   const at::Tensor residuals = coupling(size_, width_, 0, size_).mm(coefficients);
-  return {to_vector(values), coefficients, column_norms(residuals)};
+  return {to_host_vector(values), coefficients, column_norms(residuals)};
 }
 
 at::Tensor KrylovSpace::ritz_vectors(const at::Tensor& coefficients) const {

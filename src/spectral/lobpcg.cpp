@@ -12,6 +12,7 @@
 #include "core/check.hpp"
 #include "spectral/eigen_support.hpp"
 #include "spectral/inner_products.hpp"
+#include "spectral/sampling.hpp"
 
 namespace curvature {
 namespace {
@@ -156,7 +157,7 @@ class Lobpcg {
   void project(const Block& space, int64_t width, const at::Tensor& active) {
     const at::Tensor matrix = detail::inner_products(space.vectors, space.products);
     const auto [values, vectors] = at::linalg_eigh((matrix + matrix.t()) / 2);
-    values_ = detail::to_vector(values);
+    values_ = detail::to_host_vector(values);
     for (const double value : values_) norm_ = std::max(norm_, std::abs(value));
     values_.resize(width);
     const at::Tensor best = vectors.narrow(1, 0, width);

@@ -104,6 +104,11 @@ void check_arguments(const LinearOperator& a, const at::Tensor& starts,
   CURVATURE_CHECK(starts.dim() == 2 && starts.size(0) == a.rows(), ShapeError,
                   "lanczos: expected start vectors [{}, K], got {}", a.rows(),
                   to_string(starts.sizes()));
+  CURVATURE_CHECK(
+      starts.scalar_type() == spec.dtype && starts.device() == spec.device, DtypeDeviceError,
+      "lanczos: expected start vectors of {} on {}, got {} on {}; convert them with .to()",
+      c10::toString(spec.dtype), spec.device.str(), c10::toString(starts.scalar_type()),
+      starts.device().str());
 }
 
 }  // namespace

@@ -21,6 +21,7 @@
 #include <curvature/operators/low_rank.hpp>
 
 #include "core/check.hpp"
+#include "spectral/eigen_support.hpp"
 #include "spectral/sampling.hpp"
 
 namespace curvature {
@@ -71,24 +72,15 @@ void check_counts(const char* who, int64_t rank, int64_t oversampling, int64_t p
                   who, rank, columns_at_once, oversampling, power_iterations);
 }
 
-void check_symmetric(const char* who, const LinearOperator& a) {
-  CURVATURE_CHECK(a.is_symmetric(), NotSupportedError, "{}: expected a symmetric operator, got {}",
-                  who, a.describe());
-}
-
 at::Tensor random_vectors(const LinearOperator& a, const RandomSource& random, int64_t count) {
   return draw_probes(random, Probe::kGaussian, a.cols(), 0, count,
                      at::TensorOptions().dtype(a.spec().dtype).device(a.spec().device));
 }
 
-std::vector<double> column_norms(const at::Tensor& x) {
-  return detail::to_host_vector(x.to(at::kDouble).norm(2, {0}));
-}
-
 /// |A u - l u| from A U.
 std::vector<double> residual_norms(const at::Tensor& product, const at::Tensor& vectors,
                                    const at::Tensor& values) {
-  return column_norms(product - vectors * values.to(vectors.options()));
+  return detail::column_norms(product - vectors * values.to(vectors.options()));
 }
 
 EigenpairsResult to_result(Eigenpairs pairs, const Multiplier& multiplier) {
@@ -153,7 +145,7 @@ SingularTriplets randomized_svd(OperatorRef a, const RandomizedOptions& options)
 EigenpairsResult subspace_iteration(OperatorRef a, const RandomizedOptions& options) {
   check_counts("subspace_iteration", options.rank, options.oversampling, options.power_iterations,
                options.columns_at_once);
-  check_symmetric("subspace_iteration", *a);
+  detail::check_symmetric(*a, "subspace_iteration");
   const at::NoGradGuard no_grad;
   const int64_t rank = std::min(options.rank, a->rows());
   const int64_t width = std::min(rank + options.oversampling, a->rows());
@@ -180,7 +172,7 @@ EigenpairsResult subspace_iteration(OperatorRef a, const RandomizedOptions& opti
 
 EigenpairsResult nystrom(OperatorRef a, const NystromOptions& options) {
   check_counts("nystrom", options.rank, options.oversampling, 0, options.columns_at_once);
-  check_symmetric("nystrom", *a);
+  detail::check_symmetric(*a, "nystrom");
   const at::NoGradGuard no_grad;
   const int64_t rank = std::min(options.rank, a->rows());
   const int64_t width = std::min(rank + options.oversampling, a->rows());

@@ -19,10 +19,6 @@ using namespace curvature::testing;
 
 namespace {
 
-at::Tensor numbers(double low, double high, int64_t n) {
-  return torch::linspace(low, high, n, double_options());
-}
-
 /// Iterations after which the Chebyshev bound 2 ((sqrt k - 1) / (sqrt k + 1))^i on the A-norm of
 /// the error has brought the residual, larger by sqrt k at most, to `tolerance`.
 int64_t chebyshev_iterations(double condition, double tolerance) {

@@ -12,14 +12,6 @@
 using namespace curvature;
 using namespace curvature::testing;
 
-namespace {
-
-at::Tensor numbers(double low, double high, int64_t n) {
-  return torch::linspace(low, high, n, double_options());
-}
-
-}  // namespace
-
 BOOST_AUTO_TEST_SUITE(direct_test)
 
 BOOST_AUTO_TEST_CASE(dense_systems_of_every_kind) {

@@ -15,14 +15,6 @@
 using namespace curvature;
 using namespace curvature::testing;
 
-namespace {
-
-at::Tensor numbers(double low, double high, int64_t n) {
-  return torch::linspace(low, high, n, double_options());
-}
-
-}  // namespace
-
 BOOST_AUTO_TEST_SUITE(neumann_test)
 
 BOOST_AUTO_TEST_CASE(a_number_of_terms_is_the_truncated_series) {

@@ -8,22 +8,15 @@
 
 #include "support/dense_operator.hpp"
 #include "support/operator_laws.hpp"
+#include "support/solver_laws.hpp"
 
 using namespace curvature;
 using namespace curvature::testing;
 
 namespace {
 
-at::Tensor numbers(double low, double high, int64_t n) {
-  return torch::linspace(low, high, n, double_options());
-}
-
 /// 1 / i^2.
 at::Tensor falling(int64_t n) { return numbers(1, double(n), n).pow(-2); }
-
-at::Tensor normal_matrix(int64_t rows, int64_t columns, uint64_t seed = 1) {
-  return RandomSource(seed).normal(0, columns, rows).t().contiguous().to(test_device());
-}
 
 at::Tensor values_of(const Eigenpairs& pairs) {
   return torch::tensor(pairs.values, double_options());

@@ -40,6 +40,11 @@ inline at::TensorOptions double_options() {
   return at::TensorOptions().dtype(at::kDouble).device(test_device());
 }
 
+/// n numbers from `low` to `high`, evenly spaced.
+inline at::Tensor numbers(double low, double high, int64_t n) {
+  return torch::linspace(low, high, n, double_options());
+}
+
 /// The 1-D Dirichlet Laplacian tridiag(-1, 2, -1).
 inline at::Tensor laplacian(int64_t n) {
   const at::Tensor off_diagonal = torch::diag(torch::full({n - 1}, -1.0, double_options()), 1);

@@ -35,10 +35,6 @@ struct System {
   double condition;
 };
 
-at::Tensor numbers(double low, double high, int64_t n) {
-  return torch::linspace(low, high, n, double_options());
-}
-
 /// n eigenvalues from 1 / condition to 1 at equal ratios.
 at::Tensor geometric(double condition, int64_t n) {
   return numbers(-std::log(condition), 0, n).exp();

@@ -54,7 +54,7 @@ struct KfacOptions {
 /// and TorchScript alike. Where terms of an example interact, each term and column of `kType2`
 /// carries a random sign, so that cross terms vanish in expectation. Weight decay is not in it.
 /// Costs one forward pass and one backward pass for each vector, and an extra one of each for
-/// checks. Closed forms: all but exact functions of a singular whole. Martens, Grosse, ICML 2015;
+/// checks. Closed forms: all. Martens, Grosse, ICML 2015;
 /// Eschenhagen, Immer, Turner, Schneider, Hennig, NeurIPS 2023.
 /// @throws NotSupportedError for a parameter that is not covered, and how it is used
 OperatorPtr kfac(const EmpiricalRisk& risk, const KfacOptions& options = {});
