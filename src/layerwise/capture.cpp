@@ -85,20 +85,33 @@ void add_parameters(const ParameterMemory& memory, size_t argument, const c10::I
   }
 }
 
-/// Where the gradient of an output arrives whatever is done to it later. If an operation ends with
-/// a view of its result, an in-place operation on that view takes the view out of the graph, but
-/// not its base, which has the same entries in the same order.
-at::Tensor edge_tensor(const at::Tensor& output, const OperationUse& use) {
-  if (!output.is_view()) return output;
-  const at::TensorBase& viewed = output._base();
+/// A tensor with the same entries in the same order that a view does not hide: if an operation ends
+/// with a view of its result, an in-place operation on that view takes the view out of the graph,
+/// but not its base.
+at::Tensor unviewed(const at::Tensor& tensor) {
+  if (!tensor.is_view()) return tensor;
+  const at::TensorBase& viewed = tensor._base();
   const at::Tensor base(viewed);
-  const bool same_entries = base.numel() == output.numel() && base.is_contiguous() &&
-                            output.is_contiguous() && base.requires_grad();
+  const bool same_entries = base.numel() == tensor.numel() && base.is_contiguous() &&
+                            tensor.is_contiguous() && base.requires_grad();
+  return same_entries ? base : tensor;
+}
+
+/// Where the gradient of an output arrives whatever is done to it later.
+at::Tensor edge_tensor(const at::Tensor& output, const OperationUse& use) {
+  at::Tensor base = unviewed(output);
   for (const c10::IValue& argument : use.arguments) {
     if (!argument.isTensor() || !argument.toTensor().defined()) continue;
     if (base.is_alias_of(argument.toTensor())) return output;
   }
-  return same_entries ? base : output;
+  return base;
+}
+
+torch::autograd::Edge edge_of_argument(const c10::IValue& argument) {
+  if (!argument.isTensor() || !argument.toTensor().defined()) return {};
+  const at::Tensor& tensor = argument.toTensor();
+  if (!tensor.requires_grad() || tensor.is_leaf()) return {};
+  return torch::autograd::impl::gradient_edge(unviewed(tensor));
 }
 
 std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function) {
@@ -111,6 +124,9 @@ std::unique_ptr<at::ObserverContext> on_start(const at::RecordFunction& function
     add_parameters(recording->memory, i, use.arguments[i], use.parameters);
   }
   if (use.parameters.empty()) return nullptr;
+  for (const c10::IValue& argument : use.arguments) {
+    use.argument_edges.push_back(edge_of_argument(argument));
+  }
   use.name = function.name();
   recording->inside = true;
   return context;

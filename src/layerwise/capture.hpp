@@ -30,6 +30,8 @@ struct OperationUse {
   std::vector<ParameterArgument> parameters;  ///< among the arguments
   Shape output_shape;                         ///< of the first output
   torch::autograd::Edge output;               ///< where its gradient arrives, up to a reshape
+  /// The same for the tensor arguments, if operations made them; invalid for others.
+  std::vector<torch::autograd::Edge> argument_edges = {};
   /// Of the tensor arguments when the operation was done, to notice later writes.
   std::vector<std::optional<uint32_t>> versions;
 

@@ -29,7 +29,8 @@ MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, Exam
     return {.parts = {{.kind = "bias",
                        .weight = std::nullopt,
                        .bias = vector.parameter,
-                       .gradients = rows}},
+                       .gradients = rows,
+                       .adds_to = use->argument_edges[other]}},
             .reason = {}};
   }
   return {.parts = {{.kind = "scale",

@@ -1,34 +1,47 @@
-#include <cmath>
-#include <utility>
-
-#include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/outer.h>
+#include <functional>
+#include <string_view>
 
 #include <curvature/layerwise/kfac.hpp>
-#include <curvature/operators/kronecker.hpp>
+#include <curvature/layerwise/kfac_estimator.hpp>
 
 #include "core/check.hpp"
-#include "layerwise/columns_in_basis.hpp"
-#include "layerwise/factors.hpp"
-#include "operators/support.hpp"
+#include "layerwise/assemble.hpp"
+#include "layerwise/layer_plan.hpp"
 
 namespace curvature {
+namespace {
+
+/// Visits all batches of the data.
+void for_each_batch(const EmpiricalRisk& risk, const Observer& observer, std::string_view task,
+                    const std::function<void(const BatchRisk&)>& visit) {
+  const int64_t num_batches = risk.data().num_batches();
+  for (int64_t index = 0; index < num_batches; ++index) {
+    visit(risk.on(index));
+    if (observer) observer({task, index + 1, num_batches});
+  }
+}
+
+KfacEstimator estimate_factors(const EmpiricalRisk& risk, const KfacOptions& options) {
+  KfacEstimator estimator(risk, options);
+  for_each_batch(risk, options.observer, "Kronecker factors",
+                 [&estimator](const BatchRisk& batch) { estimator.update(batch); });
+  return estimator;
+}
+
+}  // namespace
 
 OperatorPtr kfac(const EmpiricalRisk& risk, const KfacOptions& options) {
-  detail::LayerFactors factors = detail::compute_factors(risk, options);
-  std::vector<OperatorPtr> inner;
-  for (size_t i = 0; i < factors.pairs.size(); ++i) {
-    const auto& [a, b] = factors.pairs[i];
-    if (factors.plan.blocks[i].one_hot) {
-      const detail::SymmetricEigen eigen = detail::symmetric_eigen(b, "kfac");
-      inner.push_back(
-          detail::columns_in_basis(eigen.vectors, at::outer(eigen.values.clamp_min(0), a)));
-    } else {
-      inner.push_back(kronecker({b, a}, Symmetry::kPositiveSemidefinite));
-    }
-  }
-  return detail::assemble(risk, options, std::move(factors.plan), std::move(inner), "KFAC");
+  return estimate_factors(risk, options).kfac();
+}
+
+OperatorPtr ekfac(const EmpiricalRisk& risk, const KfacOptions& options) {
+  CURVATURE_CHECK(options.fisher != Fisher::kForwardOnly, OptionError,
+                  "ekfac: forward-only has no gradients to correct with; use kfac");
+  KfacEstimator estimator = estimate_factors(risk, options);
+  estimator.refresh_basis();
+  for_each_batch(risk, options.observer, "Eigenvalue correction",
+                 [&estimator](const BatchRisk& batch) { estimator.correct(batch); });
+  return estimator.ekfac();
 }
 
 std::vector<ParameterTreatment> describe_layers(const EmpiricalRisk& risk) {

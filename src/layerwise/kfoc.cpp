@@ -17,8 +17,9 @@
 #include <curvature/spectral/eigenpairs.hpp>
 
 #include "core/check.hpp"
+#include "layerwise/assemble.hpp"
 #include "layerwise/cotangents.hpp"
-#include "layerwise/factors.hpp"
+#include "layerwise/kfac_statistics.hpp"
 
 namespace curvature {
 namespace {
@@ -40,20 +41,25 @@ class ExampleGradients {
     TensorList chunks;
     const int64_t budget = default_memory_budget(risk_.parameters().front().device());
     int64_t bytes = 0;
-    detail::for_each_batch(risk_, plan_, {}, "", [&](const BatchRisk& batch) {
-      const detail::LayerPass pass(risk_, plan_, batch, options_.separate_bias);
+    const auto add = [&](const BatchRisk& batch) {
+      const detail::LayerPass pass(risk_, plan_, batch, detail::record(risk_, batch),
+                                   options_.separate_bias);
+      if (!pass.uses(block_)) return;
       const at::Tensor a = pass.inputs(block_);
-      detail::for_each_cotangent(risk_, batch, pass.output(), options_,
-                                 [&](const at::Tensor& cotangent) {
-                                   const at::Tensor g = pass.gradients(cotangent)[block_];
-                                   const at::Tensor chunk = at::bmm(g.transpose(1, 2), a);
-                                   bytes += chunk.numel() * chunk.element_size();
-                                   fits_ = fits_ && bytes <= budget;
-                                   if (!fits_) chunks.clear();
-                                   if (fits_) chunks.push_back(chunk);
-                                   visit(chunk);
-                                 });
-    });
+      detail::for_each_cotangent(
+          risk_, batch, pass.output(), options_, [&](const at::Tensor& cotangent) {
+            const at::Tensor g = pass.gradients(block_, pass.backward(cotangent));
+            const at::Tensor chunk = at::bmm(g.transpose(1, 2), a);
+            bytes += chunk.numel() * chunk.element_size();
+            fits_ = fits_ && bytes <= budget;
+            if (!fits_) chunks.clear();
+            if (fits_) chunks.push_back(chunk);
+            visit(chunk);
+          });
+    };
+    for (int64_t index = 0; index < risk_.data().num_batches(); ++index) {
+      detail::for_each_piece(risk_, plan_, risk_.on(index), add);
+    }
     kept_ = std::move(chunks);
     complete_ = fits_;
   }

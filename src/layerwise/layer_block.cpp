@@ -52,6 +52,14 @@ class LayerBlocks final : public LinearOperator {
     return fmt::format("{}(n={}, {} blocks)", name_, cols(), blocks_.size());
   }
 
+  Structure structure() const override {
+    const auto with_blocks = [blocks = blocks_, space = spec().domain, options = options(),
+                              name = name_](std::vector<OperatorPtr> inner) {
+      return layer_blocks(blocks, std::move(inner), space, options, name);
+    };
+    return PartitionStructure{inner_, with_blocks};
+  }
+
   std::optional<at::Tensor> diagonal() const override {
     TensorList result = zeros(1);
     for (size_t i = 0; i < blocks_.size(); ++i) {
@@ -139,8 +147,14 @@ class LayerBlocks final : public LinearOperator {
   template <class Make>
   OperatorPtr with(const Make& make) const {
     std::vector<OperatorPtr> made;
-    for (const OperatorPtr& inner : inner_) {
-      made.push_back(make(*inner));
+    for (size_t i = 0; i < inner_.size(); ++i) {
+      try {
+        made.push_back(make(*inner_[i]));
+      } catch (const NumericalError& error) {
+        const auto& parameter = blocks_[i].weight ? blocks_[i].weight : blocks_[i].bias;
+        throw NumericalError(fmt::format("layer of '{}': {}",
+                                         spec().domain.entries()[*parameter].name, error.what()));
+      }
       if (made.back() == nullptr) return nullptr;
     }
     return layer_blocks(blocks_, std::move(made), spec().domain, options(), name_);

@@ -18,6 +18,10 @@ MatchedUse match_use(const std::shared_ptr<const OperationUse>& use, ExampleAxis
   return {.parts = {}, .reason = reason};
 }
 
+std::string input_key_of(const at::Tensor& tensor) {
+  return fmt::format("{}", static_cast<const void*>(tensor.unsafeGetTensorImpl()));
+}
+
 std::optional<at::Tensor> rows_of_examples(const at::Tensor& x, ExampleAxis examples) {
   if (x.dim() < 2 || x.size(-1) == 0 || x.numel() == 0) return std::nullopt;
   const at::Tensor first = examples.second && x.dim() > 2 ? x.transpose(0, 1) : x;

@@ -20,6 +20,13 @@ struct WeightLayout {
   bool transposed = false;
 };
 
+/// Second moments of a layer's inputs, summed over examples and positions.
+struct InputMoment {
+  at::Tensor second;  ///< sum of a a^T `[n, n]`, of which only the lower triangle counts
+  at::Tensor first;   ///< sum of a `[n]`
+  double count = 0;   ///< of terms
+};
+
 /// What one use of a layer says about one Kronecker block: for example n the gradient of the matrix
 /// [W | b] is the sum over positions s of g_ns [a_ns; 1]^T.
 struct LayerPart {
@@ -31,17 +38,28 @@ struct LayerPart {
   /// a `[N, S, inputs]`, without the 1; empty for a block without weight, or whose weight is a
   /// vector that multiplies what `gradients` holds already.
   std::function<at::Tensor()> inputs = nullptr;
+  /// The inputs' moments, where they come cheaper than from `inputs`.
+  std::function<InputMoment()> moment = nullptr;
+  /// Equal for parts of a pass with the same inputs (query, key and value of an attention); empty
+  /// if they are not told apart.
+  std::string input_key = {};
   /// Where a is one-hot: the positions of its ones `[N, S]`, -1 for none.
   std::function<at::Tensor()> indices = nullptr;
   /// g `[N, S, outputs]`, from the gradient of the operation's output.
   std::function<at::Tensor(const at::Tensor& output_gradient)> gradients;
+  /// For a bias alone: where the gradient of what it is added to arrives.
+  torch::autograd::Edge adds_to = {};
 };
 
 /// Parts of a use, all of its parameters covered; or none, and why.
 struct MatchedUse {
   std::vector<LayerPart> parts = {};
   std::string reason = {};  ///< for people, if there are no parts
+  bool joined = false;      ///< no parts, because another use's part took its bias over
 };
+
+/// Names the inputs of a layer that are `tensor` as it is.
+std::string input_key_of(const at::Tensor& tensor);
 
 /// Where the N examples are: on the first axis (or part of it, if positions were merged into it),
 /// or on the second of a sequence that comes first.

@@ -45,8 +45,26 @@ bool same_block(const LayerBlock& block, const LayerPart& part) {
          (part.weight ? block.weight == part.weight : !block.weight && block.bias == part.bias);
 }
 
-ExampleAxis example_axis(const LayerPlan& plan, const OperationUse& use, int64_t num_examples) {
-  return {num_examples, plan.sequence_first.count(use.parameters.front().parameter) > 0};
+std::vector<MatchedUse> match_uses(const LayerPlan& plan, const Recorded& recorded,
+                                   int64_t num_examples) {
+  std::vector<MatchedUse> matched;
+  for (const auto& use : recorded.uses) {
+    const size_t parameter = use->parameters.front().parameter;
+    matched.push_back(match_use(use, {num_examples, plan.sequence_first.count(parameter) > 0}));
+  }
+  for (size_t j = 0; j < matched.size(); ++j) {
+    if (matched[j].parts.size() != 1 || !matched[j].parts.front().adds_to.is_valid()) continue;
+    const LayerPart& bias = matched[j].parts.front();
+    for (size_t i = 0; i < j; ++i) {
+      if (!(recorded.uses[i]->output == bias.adds_to) || matched[i].parts.size() != 1) continue;
+      LayerPart& layer = matched[i].parts.front();
+      if (layer.inputs == nullptr || layer.indices != nullptr || layer.bias) continue;
+      layer.bias = bias.bias;
+      matched[j] = {.parts = {}, .reason = {}, .joined = true};
+      break;
+    }
+  }
+  return matched;
 }
 
 namespace {
@@ -63,18 +81,15 @@ class Planner {
     std::set<size_t> used;
     std::vector<LayerPart> parts;
     for (const auto& use : recorded.uses) {
-      MatchedUse matched = match_use(use, example_axis(plan_, *use, num_examples));
-      for (const ParameterArgument& argument : use->parameters) {
-        used.insert(argument.parameter);
-        if (matched.parts.empty()) {
-          plan_.uncovered.insert({argument.parameter, matched.reason + " (" + use->name + ")"});
-        }
-      }
+      for (const ParameterArgument& argument : use->parameters) used.insert(argument.parameter);
+    }
+    for (const MatchedUse& matched : match(recorded, num_examples)) {
       for (const LayerPart& part : matched.parts) {
         for (LayerPart& piece : split(part, options_.separate_bias))
           parts.push_back(std::move(piece));
       }
     }
+    match(other, other_examples);
     find_unused(used);
     for (const LayerPart& part : parts) add(part);
     drop_uncovered();
@@ -82,6 +97,19 @@ class Planner {
   }
 
  private:
+  /// Parameters of a use that no rule knows are not covered.
+  std::vector<MatchedUse> match(const Recorded& recorded, int64_t num_examples) {
+    std::vector<MatchedUse> all = match_uses(plan_, recorded, num_examples);
+    for (size_t i = 0; i < all.size(); ++i) {
+      if (!all[i].parts.empty() || all[i].joined) continue;
+      const OperationUse& use = *recorded.uses[i];
+      for (const ParameterArgument& argument : use.parameters) {
+        plan_.uncovered.insert({argument.parameter, all[i].reason + " (" + use.name + ")"});
+      }
+    }
+    return all;
+  }
+
   /// The first axis of a sequence that comes first does not grow with the examples, the second
   /// does.
   void find_example_axes(const Recorded& recorded, int64_t num_examples, const Recorded& other,
@@ -223,46 +251,40 @@ at::Tensor sum_of_gradients(const LayerPass& pass, const LayerBlock& block, size
   return sum.t().reshape({-1, 1});
 }
 
-/// The gradient of the first batch's loss must be what the uses say.
-void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPlan& plan,
-                     bool separate_bias) {
-  const LayerPass pass(risk, plan, batch, separate_bias);
+/// The gradient of the batch's loss must be what the uses say.
+void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, const LayerPass& pass,
+                     LayerPlan& plan) {
   at::Tensor cotangent;
-  TensorList expected;
   {
     const c10::InferenceMode no_inference(false);
     const at::AutoGradMode with_gradients(true);
-    const at::Tensor output = batch.predict();
-    const at::Tensor objective = batch.objective(output);
-    TensorList inputs = risk.parameters();
-    inputs.push_back(output);
-    expected = torch::autograd::grad({objective}, inputs, {}, false, false, /*allow_unused=*/true);
-    cotangent = expected.back();
+    const at::Tensor output = pass.output().requires_grad_();
+    cotangent = torch::autograd::grad({batch.objective(output)}, {output}).front();
   }
   const at::NoGradGuard no_grad;
-  if (!cotangent.defined()) return;
-  const TensorList gradients = pass.gradients(cotangent);
+  const TensorList gradients = pass.backward(cotangent, risk.parameters());
+  const size_t count = risk.parameters().size(), first = gradients.size() - count;
   TensorList actual;
   for (const at::Tensor& parameter : risk.parameters()) {
     actual.push_back(at::zeros_like(parameter.detach()).unsqueeze(-1));
   }
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
-    plan.blocks[i].scatter_add(sum_of_gradients(pass, plan.blocks[i], i, gradients[i]), actual);
+    if (!pass.uses(i)) continue;
+    plan.blocks[i].scatter_add(
+        sum_of_gradients(pass, plan.blocks[i], i, pass.gradients(i, gradients)), actual);
   }
   const double tolerance = risk.parameters().front().scalar_type() == at::kDouble ? 1e-8 : 1e-3;
-  std::set<size_t> wrong;
   double scale = 0;
-  for (const at::Tensor& gradient : expected) {
-    if (gradient.defined()) scale = std::max(scale, gradient.norm().item<double>());
+  for (size_t i = first; i < gradients.size(); ++i) {
+    if (gradients[i].defined()) scale = std::max(scale, gradients[i].norm().item<double>());
   }
-  for (size_t i = 0; i < risk.parameters().size(); ++i) {
-    const at::Tensor reference =
-        expected[i].defined() ? expected[i] : at::zeros_like(risk.parameters()[i].detach());
+  for (size_t i = 0; i < count; ++i) {
+    const at::Tensor& found = gradients[first + i];
+    const at::Tensor reference = found.defined() ? found : at::zeros_like(actual[i].squeeze(-1));
     const double error = (actual[i].squeeze(-1) - reference).norm().item<double>();
-    if (!(error <= tolerance * (reference.norm().item<double>() + 1e-3 * scale))) wrong.insert(i);
-  }
-  for (const LayerBlock& block : std::vector<LayerBlock>(plan.blocks)) {
-    if ((block.weight && wrong.count(*block.weight)) || (block.bias && wrong.count(*block.bias))) {
+    if (error <= tolerance * (reference.norm().item<double>() + 1e-3 * scale)) continue;
+    for (const LayerBlock& block : plan.blocks) {
+      if (block.weight != i && block.bias != i) continue;
       leave_out(plan, block, "its gradient is not the one of the operations that were seen");
     }
   }
@@ -291,12 +313,9 @@ Batch other_batch(const Batch& batch) {
 }
 
 /// Positions of an example must not change with the number of examples beside it.
-void check_positions(const EmpiricalRisk& risk, const BatchRisk& batch, const BatchRisk& other,
-                     LayerPlan& plan, bool separate_bias) {
-  const LayerPass all(risk, plan, batch, separate_bias);
-  const LayerPass one(risk, plan, other, separate_bias);
+void check_positions(const LayerPass& batch, const LayerPass& other, LayerPlan& plan) {
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
-    if (all.num_positions(i) != one.num_positions(i)) {
+    if (batch.uses(i) && other.uses(i) && batch.num_positions(i) != other.num_positions(i)) {
       leave_out(plan, plan.blocks[i], "the examples of a batch share it before they meet it");
     }
   }
@@ -309,21 +328,18 @@ void drop_left_out(LayerPlan& plan) {
   });
 }
 
-void check_plan(const EmpiricalRisk& risk, const BatchRisk& batch, LayerPlan& plan,
-                bool separate_bias) {
-  drop_left_out(plan);
-  check_gradients(risk, batch, plan, separate_bias);
-  drop_left_out(plan);
-}
-
 LayerPlan plan_batches(const EmpiricalRisk& risk, const KfacOptions& options,
-                       const BatchRisk& batch) {
+                       const BatchRisk& batch, const Recorded& recorded) {
   const BatchRisk other = risk.on(other_batch(batch.batch()), batch.first_example());
-  LayerPlan plan = Planner(risk, options)
-                       .plan(record(risk, batch), batch.batch().size(), record(risk, other),
-                             other.batch().size());
-  check_positions(risk, batch, other, plan, options.separate_bias);
-  check_plan(risk, batch, plan, options.separate_bias);
+  const Recorded few = record(risk, other);
+  LayerPlan plan =
+      Planner(risk, options).plan(recorded, batch.batch().size(), few, other.batch().size());
+  const bool separate = options.separate_bias;
+  check_positions(LayerPass(risk, plan, batch, recorded, separate),
+                  LayerPass(risk, plan, other, few, separate), plan);
+  drop_left_out(plan);
+  check_gradients(risk, other, LayerPass(risk, plan, other, few, separate), plan);
+  drop_left_out(plan);
   return plan;
 }
 
@@ -331,33 +347,32 @@ LayerPlan plan_examples(const EmpiricalRisk& risk, const KfacOptions& options,
                         const BatchRisk& example) {
   const Recorded recorded = record(risk, example);
   LayerPlan plan = Planner(risk, options).plan(recorded, 1, recorded, 1);
-  check_plan(risk, example, plan, options.separate_bias);
+  check_gradients(risk, example, LayerPass(risk, plan, example, recorded, options.separate_bias),
+                  plan);
+  drop_left_out(plan);
   plan.examples_alone = true;
   return plan;
 }
 
 }  // namespace
 
-LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options) {
-  const BatchRisk batch = risk.on(0);
-  LayerPlan plan = plan_batches(risk, options, batch);
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options, const BatchRisk& batch,
+                      const Recorded& recorded) {
+  LayerPlan plan = plan_batches(risk, options, batch, recorded);
   if (plan.uncovered.empty()) return plan;
   LayerPlan alone = plan_examples(risk, options, example_of(risk, batch, 0));
   return alone.uncovered.size() < plan.uncovered.size() ? alone : plan;
 }
 
-void for_each_batch(const EmpiricalRisk& risk, const LayerPlan& plan, const Observer& observer,
-                    std::string_view task, const std::function<void(const BatchRisk&)>& visit) {
-  const int64_t num_batches = risk.data().num_batches();
-  for (int64_t index = 0; index < num_batches; ++index) {
-    const BatchRisk batch = risk.on(index);
-    if (plan.examples_alone) {
-      for (int64_t n = 0; n < batch.batch().size(); ++n) visit(example_of(risk, batch, n));
-    } else {
-      visit(batch);
-    }
-    if (observer) observer({task, index + 1, num_batches});
-  }
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options) {
+  const BatchRisk batch = risk.on(0);
+  return plan_layers(risk, options, batch, record(risk, batch));
+}
+
+void for_each_piece(const EmpiricalRisk& risk, const LayerPlan& plan, const BatchRisk& batch,
+                    const std::function<void(const BatchRisk&)>& visit) {
+  if (!plan.examples_alone) return visit(batch);
+  for (int64_t n = 0; n < batch.batch().size(); ++n) visit(example_of(risk, batch, n));
 }
 
 }  // namespace curvature::detail

@@ -5,7 +5,6 @@
 #include <memory>
 #include <set>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include <curvature/layerwise/kfac.hpp>
@@ -26,16 +25,6 @@ struct LayerPlan {
   bool examples_alone = false;
 };
 
-/// Finds the blocks on the first batch and checks them: the gradient of each covered parameter must
-/// be the one that its uses say, and each example must have positions of its own.
-LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options);
-
-/// Visits the batches of the data, cut into single examples if the plan says so.
-void for_each_batch(const EmpiricalRisk& risk, const LayerPlan& plan, const Observer& observer,
-                    std::string_view task, const std::function<void(const BatchRisk&)>& visit);
-
-// What a plan and a pass have in common.
-
 /// The uses of a batch's forward pass, and its output.
 struct Recorded {
   std::vector<std::shared_ptr<const OperationUse>> uses;
@@ -44,13 +33,29 @@ struct Recorded {
 
 Recorded record(const EmpiricalRisk& risk, const BatchRisk& batch);
 
+/// Finds the blocks in the forward pass of a batch and checks them on one of its examples: the
+/// gradient of each covered parameter must be the one that its uses say, and the example must have
+/// as many positions as in the batch. Costs a forward and a backward pass of an example.
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options, const BatchRisk& batch,
+                      const Recorded& recorded);
+/// The same for the first batch.
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options);
+
+/// The batch, or its examples one by one if the plan says so.
+void for_each_piece(const EmpiricalRisk& risk, const LayerPlan& plan, const BatchRisk& batch,
+                    const std::function<void(const BatchRisk&)>& visit);
+
+// What a plan and a pass have in common.
+
 /// With separate biases, a part with weight and bias becomes two.
 std::vector<LayerPart> split(const LayerPart& part, bool separate_bias);
 
 /// Whether a part is one of the block's uses.
 bool same_block(const LayerBlock& block, const LayerPart& part);
 
-/// Where a use has its examples.
-ExampleAxis example_axis(const LayerPlan& plan, const OperationUse& use, int64_t num_examples);
+/// The parts of each use of a forward pass. A bias that an operation of its own adds to a layer's
+/// output becomes the layer's.
+std::vector<MatchedUse> match_uses(const LayerPlan& plan, const Recorded& recorded,
+                                   int64_t num_examples);
 
 }  // namespace curvature::detail

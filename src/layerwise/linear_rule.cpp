@@ -48,6 +48,7 @@ MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, ExampleAx
     const auto rows = rows_of_examples(input, examples);
     if (!rows) return {.parts = {}, .reason = "its input has no axis for the examples"};
     part.inputs = [rows = *rows] { return rows; };
+    part.input_key = input_key_of(use->tensor(slots->input));
   }
   if (bias != nullptr) {
     if (!bias->is_whole || bias->view.dim() != 1) {

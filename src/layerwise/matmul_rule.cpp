@@ -20,6 +20,7 @@ MatchedUse matmul_rule(const std::shared_ptr<const OperationUse>& use, ExampleAx
       .bias = std::nullopt,
       .layout = {.groups = 1, .transposed = weight->is_whole},
       .inputs = [rows = *rows] { return rows; },
+      .input_key = input_key_of(use->tensor(0)),
       .gradients = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); }};
   return {.parts = {part}, .reason = {}};
 }

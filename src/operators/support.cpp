@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cholesky_inverse.h>
@@ -21,6 +22,16 @@ namespace {
 void check_finite(const at::Tensor& matrix, const std::string& who) {
   CURVATURE_CHECK(at::isfinite(matrix).all().item<bool>(), NumericalError,
                   "{}: the matrix has entries that are not finite", who);
+}
+
+/// Nothing if the iteration does not converge.
+std::optional<SymmetricEigen> try_eigen(const at::Tensor& matrix, at::ScalarType dtype) {
+  try {
+    const auto [values, vectors] = at::linalg_eigh(matrix.to(dtype));
+    return SymmetricEigen{values.to(matrix.scalar_type()), vectors.to(matrix.scalar_type())};
+  } catch (const c10::LinAlgError&) {
+    return std::nullopt;
+  }
 }
 
 }  // namespace
@@ -110,8 +121,11 @@ LogDeterminant log_determinant_of_matrix(const at::Tensor& matrix) {
 
 SymmetricEigen symmetric_eigen(const at::Tensor& matrix, const std::string& who) {
   check_finite(matrix, who);
-  auto [values, vectors] = at::linalg_eigh(matrix);
-  return {std::move(values), std::move(vectors)};
+  std::optional<SymmetricEigen> eigen = try_eigen(matrix, matrix.scalar_type());
+  if (!eigen) eigen = try_eigen(matrix, at::kDouble);
+  CURVATURE_CHECK(eigen.has_value(), NumericalError,
+                  "{}: the eigendecomposition did not converge, in float64 neither", who);
+  return *eigen;
 }
 
 at::Tensor symmetric_eigenvalues(const at::Tensor& matrix, const std::string& who) {

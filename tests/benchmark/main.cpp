@@ -25,6 +25,8 @@
 
 #include <curvature/core/error.hpp>
 #include <curvature/io/npy.hpp>
+#include <curvature/layerwise/damping.hpp>
+#include <curvature/layerwise/kfac_estimator.hpp>
 #include <curvature/matrix_free/ggn.hpp>
 #include <curvature/matrix_free/hessian.hpp>
 #include <curvature/model/empirical_risk.hpp>
@@ -46,9 +48,11 @@ struct Options {
   std::string folder;
   std::vector<std::string> workloads = {"mlp", "conv", "cnn", "gpt"};
   std::vector<std::string> operations = {
-      "gradient",          "hessian-vector",    "ggn-vector",   "ef-vector",
-      "mc-fisher-vector",  "hessian-matrix-8",  "ggn-matrix-8", "ggn-cg-20",
-      "hessian-minres-20", "hessian-lanczos-20"};
+      "gradient",           "hessian-vector",   "ggn-vector",
+      "ef-vector",          "mc-fisher-vector", "hessian-matrix-8",
+      "ggn-matrix-8",       "ggn-cg-20",        "hessian-minres-20",
+      "hessian-lanczos-20", "kfac-mc",          "kfac-empirical",
+      "kfac-type-2",        "ekfac-mc"};
   int threads = 1;
   double budget_seconds = 10;
   std::string json;
@@ -120,6 +124,8 @@ class Benchmark {
       return;
     }
     if (operation.ends_with("-20")) return measure_iterations(operation, risk);
+    if (operation.starts_with("kfac-")) return measure_kfac(operation, layers_of(risk));
+    if (operation == "ekfac-mc") return measure_ekfac(layers_of(risk));
     const bool is_matrix = operation.ends_with("-matrix-8");
     const at::Tensor v = probe(risk.space().size(), is_matrix ? 8 : 1,
                                risk.parameters().front().options().requires_grad(false));
@@ -151,6 +157,64 @@ class Benchmark {
     record(operation, "product", samples, inner(v, x));
   }
 
+  /// The parameters of linear and convolution layers alone, which every K-FAC knows.
+  static EmpiricalRisk layers_of(const EmpiricalRisk& risk) {
+    std::vector<std::string> names;
+    for (const ParameterTreatment& parameter : describe_layers(risk)) {
+      const std::string& kind = parameter.treatment;
+      if (kind.starts_with("linear") || kind.starts_with("convolution")) {
+        names.push_back(parameter.name);
+      }
+    }
+    return risk.with_parameters(names);
+  }
+
+  void measure_kfac(const std::string& operation, const EmpiricalRisk& risk) {
+    KfacOptions options;
+    if (operation == "kfac-mc") options.fisher = Fisher::kMonteCarlo;
+    if (operation == "kfac-empirical") options.fisher = Fisher::kEmpirical;
+    OperatorPtr a;
+    const auto setup = sample([&] { a = kfac(risk, options); }, options_.budget_seconds);
+    record(operation, "setup", setup, std::nullopt);
+    measure_product(operation, a);
+    if (operation != "kfac-mc") return;
+    OperatorPtr inverted;
+    const auto invert = [&] {  // 1e-3 is added to each factor
+      inverted = damped(a, {.damping = 1e-6, .kind = KroneckerDamping::kPerFactor})->inverse();
+    };
+    record("kfac-mc-inverse", "setup", sample(invert, options_.budget_seconds), std::nullopt);
+    measure_product("kfac-mc-inverse", inverted);
+  }
+
+  void measure_ekfac(const EmpiricalRisk& risk) {
+    const BatchRisk batch = risk.on(0);
+    const auto make = [&] { return KfacEstimator(risk, {.fisher = Fisher::kMonteCarlo}); };
+    KfacEstimator estimator = make();
+    const auto factors = [&] {
+      estimator = make();
+      estimator.update(batch);
+    };
+    record("ekfac-mc", "setup-factors", sample(factors, options_.budget_seconds), std::nullopt);
+    record("ekfac-mc", "setup-eigenvectors",
+           sample([&] { estimator.refresh_basis(); }, options_.budget_seconds), std::nullopt);
+    const auto correct = [&] {
+      estimator.correct(batch);
+      estimator.ekfac();
+    };
+    record("ekfac-mc", "setup-correction", sample(correct, options_.budget_seconds), std::nullopt);
+    const OperatorPtr a = estimator.ekfac();
+    measure_product("ekfac-mc", a);
+    measure_product("ekfac-mc-inverse", shifted(a, 1e-3)->inverse());
+  }
+
+  void measure_product(const std::string& operation, const OperatorPtr& a) {
+    const at::Tensor v =
+        probe(a->cols(), 1, at::TensorOptions().dtype(a->spec().dtype).device(a->spec().device));
+    at::Tensor product;
+    const auto samples = sample([&] { product = a->apply(v); }, options_.budget_seconds);
+    record(operation, "product", samples, inner(v, product));
+  }
+
   static OperatorPtr build(const std::string& operation, const EmpiricalRisk& risk) {
     if (operation.starts_with("hessian-")) return hessian(risk);
     if (operation.starts_with("ggn-")) return ggn(risk);
@@ -170,7 +234,7 @@ class Benchmark {
     rows_.push_back(std::move(row));
     const std::string gradients =
         gradient_seconds_ > 0 ? fmt::format("{:8.2f}", median / gradient_seconds_) : "";
-    fmt::print("{:6s} {:18s} {:14s} {:10.4f} s {:8s}  {}\n", workload_, operation, phase, median,
+    fmt::print("{:6s} {:18s} {:18s} {:10.4f} s {:8s}  {}\n", workload_, operation, phase, median,
                gradients, value ? fmt::format("{:.6g}", *value) : "");
     std::fflush(stdout);
   }
@@ -196,7 +260,7 @@ int main(int argc, char* argv[]) {
   CLI11_PARSE(app, argc, argv);
   try {
     at::set_num_threads(options.threads);
-    fmt::print("{:6s} {:18s} {:14s} {:>12s} {:>8s}  {}\n", "", "operation", "phase", "median",
+    fmt::print("{:6s} {:18s} {:18s} {:>12s} {:>8s}  {}\n", "", "operation", "phase", "median",
                "gradients", "value");
     Benchmark benchmark(options);
     for (const std::string& workload : options.workloads) benchmark.run(workload);

@@ -8,6 +8,7 @@
 
 #include <curvature/core/error.hpp>
 #include <curvature/matrix_free/ggn.hpp>
+#include <curvature/matrix_free/hessian.hpp>
 #include <curvature/model/torchscript.hpp>
 #include <curvature/operators/algebra.hpp>
 
@@ -152,6 +153,62 @@ BOOST_AUTO_TEST_CASE(deep_linear_nets_with_squared_error_are_exact) {
   BOOST_TEST(distance(materialize(*kfac(labels)), ggn_blocks(labels)) > 0.01);
   const EmpiricalRisk bent = setting(mlp(), numbers({7, 3}, 1)).risk();
   BOOST_TEST(distance(materialize(*kfac(bent)), ggn_blocks(bent)) > 0.01);
+}
+
+// Assertion A10.
+BOOST_AUTO_TEST_CASE(piecewise_linear_nets_with_squared_error_have_the_blocks_of_the_hessian) {
+  const auto net = seeded(
+      Sequential(Linear(3, 4), torch::nn::ReLU(), Linear(4, 4), torch::nn::ReLU(), Linear(4, 2)),
+      62);
+  const EmpiricalRisk risk = setting(Model::from_module(net), numbers({1, 3}, 4)).risk();
+  const at::Tensor expected = blocks_of(hessian(risk), risk);
+  BOOST_TEST(expected.norm().item<double>() > 0);
+  BOOST_TEST(close(materialize(*kfac(risk)), expected));
+}
+
+// Assertion A16: a layer whose inputs are Omega x and whose weights are W Omega^-1 is the same
+// function, and an undamped step moves it in the same way: dW' = dW Omega^-1.
+BOOST_AUTO_TEST_CASE(undamped_steps_do_not_depend_on_the_coordinates_of_the_inputs) {
+  const at::Tensor w = parameter({4, 3}, 63), head = parameter({2, 4}, 64);
+  const at::Tensor omega = numbers({3, 3}, 65) + 2 * at::eye(3, w.options().requires_grad(false));
+  const at::Tensor inverse_omega = at::linalg_inv(omega);
+  const at::Tensor moved = w.detach().matmul(inverse_omega).requires_grad_();
+  const auto net = [](const at::Tensor& first, const at::Tensor& second) {
+    return Model(
+        [=](const TensorList& x) { return at::linear(at::linear(x[0], first).tanh(), second); },
+        {{"first", first}, {"second", second}});
+  };
+  const at::Tensor x = numbers({20, 3}, 66);
+  const Setting plain = setting(net(w, head), x);
+  Setting changed = plain;
+  changed.model = net(moved, head);
+  changed.inputs = x.matmul(omega.t());
+  const auto step = [](const Setting& problem) {
+    const EmpiricalRisk risk = problem.risk();
+    TensorList gradient = risk.gradient();
+    for (at::Tensor& part : gradient) part = part.unsqueeze(-1);
+    return kfac(risk)->inverse()->apply(gradient);
+  };
+  const TensorList expected = step(plain), actual = step(changed);
+  BOOST_TEST(
+      close(actual[0].squeeze(-1), expected[0].squeeze(-1).matmul(inverse_omega), {1e-8, 1e-8}));
+  BOOST_TEST(close(actual[1], expected[1], {1e-8, 1e-8}));
+}
+
+// Assertion A24: the columns of the root of the cross-entropy's Hessian are the gradients at all
+// labels, each weighed by its probability.
+BOOST_AUTO_TEST_CASE(type_2_is_the_sum_over_all_labels) {
+  const Setting problem = setting(mlp(), numbers({4, 3}, 1), /*classifies=*/true);
+  const at::Tensor probabilities = problem.model({problem.inputs}).detach().softmax(1);
+  Setting enumerated = problem;
+  enumerated.inputs = problem.inputs.repeat_interleave(3, 0);
+  enumerated.targets =
+      at::arange(3, at::TensorOptions(at::kLong).device(test_device())).repeat({4});
+  const EmpiricalRisk all_labels = enumerated.risk({}, 5, probabilities.flatten());
+  BOOST_TEST(close(materialize(*kfac(all_labels, {.fisher = Fisher::kEmpirical})),
+                   materialize(*kfac(problem.risk()))));
+  BOOST_TEST(close(materialize(*ekfac(all_labels, {.fisher = Fisher::kEmpirical})),
+                   materialize(*ekfac(problem.risk()))));
 }
 
 BOOST_AUTO_TEST_CASE(expand_is_exact_where_each_position_has_its_loss) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <variant>
 #include <vector>
@@ -47,6 +48,12 @@ struct EigenStructure {
 struct BlockDiagonalStructure {
   std::vector<OperatorPtr> blocks;  ///< from the top left
 };
+/// Blocks on disjoint parts of a space, wherever their entries lie.
+struct PartitionStructure {
+  std::vector<OperatorPtr> blocks;  ///< each on a flat space
+  /// The operator with other blocks on the same parts.
+  std::function<OperatorPtr(std::vector<OperatorPtr>)> with_blocks;
+};
 /// c_1 A_1 + ... + c_k A_k + shift * I; k >= 1, and shift 0 unless domain and range are equal.
 struct SumStructure {
   std::vector<double> coefficients;  ///< c
@@ -66,6 +73,6 @@ struct AdjointStructure {
 using Structure =
     std::variant<NoStructure, ScaledIdentityStructure, DiagonalStructure, DenseStructure,
                  LowRankStructure, KroneckerStructure, EigenStructure, BlockDiagonalStructure,
-                 SumStructure, ProductStructure, AdjointStructure>;
+                 PartitionStructure, SumStructure, ProductStructure, AdjointStructure>;
 
 }  // namespace curvature

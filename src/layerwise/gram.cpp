@@ -1,0 +1,40 @@
+#include "layerwise/gram.hpp"
+
+#include <algorithm>
+
+#include <ATen/TensorOperators.h>
+
+namespace curvature::detail {
+namespace {
+
+/// Rows of the triangle that are multiplied at once: fewer save more arithmetic, more keep the
+/// products large enough to run at full speed.
+int64_t rows_at_once(int64_t n) {
+  constexpr int64_t kSmallest = 128, kPieces = 6;
+  return std::max(kSmallest, (n + kPieces - 1) / kPieces);
+}
+
+/// sum += left^T right on and below the diagonal, for left = right `[R, n]`.
+void add_lower(at::Tensor& sum, const at::Tensor& rows) {
+  const int64_t n = rows.size(1), step = rows_at_once(n);
+  const at::Tensor transposed = rows.t();
+  for (int64_t begin = 0; begin < n; begin += step) {
+    const int64_t count = std::min(step, n - begin);
+    at::Tensor part = sum.narrow(0, begin, count).narrow(1, 0, begin + count);
+    part.addmm_(transposed.narrow(0, begin, count), rows.narrow(1, 0, begin + count));
+  }
+}
+
+}  // namespace
+
+void add_gram(at::Tensor& sum, const at::Tensor& rows) { add_lower(sum, rows); }
+
+void add_gram_of_examples(at::Tensor& sum, const at::Tensor& rows) {
+  const bool column_by_column = rows.stride(1) == 1 && rows.stride(2) != 1 && rows.size(1) > 1;
+  if (!column_by_column) return add_lower(sum, rows.flatten(0, 1));
+  for (const at::Tensor& example : rows.unbind(0)) add_lower(sum, example);
+}
+
+at::Tensor mirror_lower(const at::Tensor& lower) { return lower.tril() + lower.tril(-1).t(); }
+
+}  // namespace curvature::detail

@@ -1,0 +1,257 @@
+#include "layerwise/kfac_statistics.hpp"
+
+#include <utility>
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "core/check.hpp"
+#include "layerwise/assemble.hpp"
+#include "layerwise/cotangents.hpp"
+#include "layerwise/gram.hpp"
+#include "layerwise/squared_gradients.hpp"
+#include "operators/support.hpp"
+
+namespace curvature::detail {
+namespace {
+
+double weight_of(const BatchRisk& batch) {
+  const at::Tensor& weights = batch.batch().weights;
+  return weights.defined() ? weights.sum().item<double>()
+                           : static_cast<double>(batch.batch().size());
+}
+
+/// Eigenvectors of symmetric matrices; equal ones, such as those of inputs that several layers
+/// share, are decomposed once.
+class EigenvectorCache {
+ public:
+  at::Tensor of(const at::Tensor& matrix, const std::string& who) {
+    for (const auto& [known, vectors] : known_) {
+      if (known.sizes() == matrix.sizes() && at::equal(known, matrix)) return vectors;
+    }
+    known_.emplace_back(matrix, symmetric_eigen(matrix, who).vectors);
+    return known_.back().second;
+  }
+
+ private:
+  std::vector<std::pair<at::Tensor, at::Tensor>> known_;
+};
+
+}  // namespace
+
+KfacStatistics::KfacStatistics(EmpiricalRisk risk, KfacOptions options, LayerPlan plan)
+    : risk_(std::move(risk)), options_(std::move(options)), plan_(std::move(plan)) {
+  for (const LayerBlock& block : plan_.blocks) {
+    const Shape square = {block.columns(), block.columns()};
+    const at::Tensor a =
+        at::zeros(block.one_hot ? Shape{block.columns()} : square, tensor_options());
+    const at::Tensor b = at::zeros({block.rows, block.rows}, tensor_options());
+    sums_.push_back({.factors = {a, b}, .basis = {}});
+  }
+}
+
+at::TensorOptions KfacStatistics::tensor_options() const {
+  return risk_.parameters().front().options().requires_grad(false);
+}
+
+void KfacStatistics::add(const BatchRisk& batch, const Recorded& recorded, Targets targets) {
+  const at::NoGradGuard no_grad;
+  const LayerPass pass(risk_, plan_, batch, recorded, options_.separate_bias);
+  TensorList inputs(sums_.size());
+  for (size_t i = 0; i < sums_.size(); ++i) {
+    if (!pass.uses(i)) continue;
+    if (targets.factors) add_inputs(i, pass, batch.batch().weights);
+    if (targets.squares) inputs[i] = plan_.blocks[i].one_hot ? pass.indices(i) : pass.inputs(i);
+  }
+  for_each_cotangent(risk_, batch, pass.output(), options_, [&](const at::Tensor& cotangent) {
+    const TensorList backward = pass.backward(cotangent);
+    if (targets.factors) add_outputs(pass, backward);
+    if (targets.squares) add_squares(pass, inputs, backward);
+  });
+  if (targets.factors) factor_weight_ += weight_of(batch);
+  if (targets.squares) square_weight_ += weight_of(batch);
+}
+
+void KfacStatistics::add_inputs(size_t block, const LayerPass& pass, const at::Tensor& weights) {
+  if (plan_.blocks[block].one_hot) {
+    return add_one_hot_inputs(block, pass.indices(block), weights);
+  }
+  BlockSums& sums = sums_[block];
+  if (!reduces()) {
+    const InputMoment moment = pass.input_moment(block, weights);
+    sums.factors.a.add_(moment.second);
+    sums.input_count += moment.count;
+    return;
+  }
+  const at::Tensor rows = pass.inputs(block).mean(1);
+  if (!weights.defined()) {
+    add_gram(sums.factors.a, rows);
+    sums.input_count += static_cast<double>(rows.size(0));
+    return;
+  }
+  add_gram(sums.factors.a, rows * weights.to(rows.options()).sqrt().unsqueeze(1));
+  sums.input_count += weights.sum().item<double>();
+}
+
+void KfacStatistics::add_one_hot_inputs(size_t block, const at::Tensor& indices,
+                                        const at::Tensor& weights) {
+  const at::TensorOptions options = tensor_options();
+  const at::Tensor w = weights.defined() ? weights.to(options).unsqueeze(1).expand_as(indices)
+                                         : at::ones(indices.sizes(), options);
+  const at::Tensor kept = indices.flatten().ge(0).nonzero().squeeze(1);
+  sums_[block].factors.a.index_add_(0, indices.flatten().index_select(0, kept),
+                                    w.flatten().index_select(0, kept));
+  sums_[block].input_count += w.sum().item<double>();
+}
+
+void KfacStatistics::add_outputs(const LayerPass& pass, const TensorList& backward) {
+  // With biases apart a layer's weight and bias see the same gradients.
+  std::map<size_t, at::Tensor> moments;
+  for (size_t i = 0; i < sums_.size(); ++i) {
+    if (!pass.uses(i)) continue;
+    if (!options_.separate_bias) {
+      const at::Tensor g = pass.gradients(i, backward);
+      reduces() ? add_gram(sums_[i].factors.b, g.sum(1))
+                : add_gram_of_examples(sums_[i].factors.b, g);
+      continue;
+    }
+    size_t twin = 0;
+    while (twin < i && !(pass.uses(twin) && pass.same_gradients(twin, i))) ++twin;
+    if (twin == i) moments[i] = output_moment(pass.gradients(i, backward));
+    sums_[i].factors.b.add_(moments.at(twin));
+  }
+}
+
+at::Tensor KfacStatistics::output_moment(const at::Tensor& gradients) const {
+  at::Tensor moment = at::zeros({gradients.size(2), gradients.size(2)}, tensor_options());
+  reduces() ? add_gram(moment, gradients.sum(1)) : add_gram_of_examples(moment, gradients);
+  return moment;
+}
+
+void KfacStatistics::add_squares(const LayerPass& pass, const TensorList& inputs,
+                                 const TensorList& backward) {
+  for (size_t i = 0; i < sums_.size(); ++i) {
+    if (!pass.uses(i)) continue;
+    const at::Tensor g = pass.gradients(i, backward);
+    BlockSums& sums = sums_[i];
+    if (plan_.blocks[i].one_hot) {
+      add_squared_gradients_of_one_hot(g.matmul(sums.basis.b), inputs[i], sums.squares);
+    } else {
+      add_squared_gradients(g, inputs[i], sums.basis.b, sums.basis.a, sums.squares);
+    }
+  }
+}
+
+void KfacStatistics::decay(double factor, Targets targets) {
+  for (BlockSums& sums : sums_) {
+    if (targets.factors) {
+      sums.factors.a.mul_(factor);
+      sums.factors.b.mul_(factor);
+      sums.input_count *= factor;
+    }
+    if (targets.squares) sums.squares.mul_(factor);
+  }
+  if (targets.factors) factor_weight_ *= factor;
+  if (targets.squares) square_weight_ *= factor;
+}
+
+void KfacStatistics::merge(const KfacStatistics& other) {
+  CURVATURE_CHECK(description() == other.description(), OptionError,
+                  "KfacEstimator: cannot merge statistics of other layers or options; expected\n{}"
+                  "got\n{}",
+                  description(), other.description());
+  for (size_t i = 0; i < sums_.size(); ++i) {
+    sums_[i].factors.a.add_(other.sums_[i].factors.a);
+    sums_[i].factors.b.add_(other.sums_[i].factors.b);
+    sums_[i].input_count += other.sums_[i].input_count;
+  }
+  factor_weight_ += other.factor_weight_;
+  forget_squares();
+}
+
+void KfacStatistics::forget_squares() {
+  for (BlockSums& sums : sums_) {
+    sums.basis = FactorPair();
+    sums.squares = at::Tensor();
+  }
+  has_basis_ = false;
+  square_weight_ = 0;
+}
+
+void KfacStatistics::refresh_basis() {
+  const at::NoGradGuard no_grad;
+  const std::vector<FactorPair> pairs = factors();
+  EigenvectorCache eigenvectors;
+  std::vector<FactorPair> bases;
+  for (size_t i = 0; i < pairs.size(); ++i) {
+    const LayerBlock& block = plan_.blocks[i];
+    const std::string layer = layer_name(risk_.space(), block);
+    bases.push_back({block.one_hot
+                         ? at::Tensor()
+                         : eigenvectors.of(pairs[i].a, fmt::format("input factor of '{}'", layer)),
+                     eigenvectors.of(pairs[i].b, fmt::format("output factor of '{}'", layer))});
+  }
+  for (size_t i = 0; i < bases.size(); ++i) {
+    const LayerBlock& block = plan_.blocks[i];
+    sums_[i].basis = bases[i];
+    sums_[i].squares = at::zeros({block.rows, block.columns()}, tensor_options());
+  }
+  has_basis_ = true;
+  square_weight_ = 0;
+}
+
+std::vector<FactorPair> KfacStatistics::factors() const {
+  const at::NoGradGuard no_grad;
+  TensorList sums;
+  for (const BlockSums& block : sums_) {
+    const bool diagonal = block.factors.a.dim() == 1;
+    sums.push_back(diagonal ? block.factors.a.clone() : mirror_lower(block.factors.a));
+    sums.push_back(mirror_lower(block.factors.b));
+    sums.push_back(at::full({1}, block.input_count, at::kDouble));
+  }
+  sums.push_back(at::full({1}, factor_weight_, at::kDouble));
+  risk_.reducer().sum(sums);
+  // B is a sum over the data, of which this may be a part.
+  const double part = sums.back().item<double>() / risk_.total_weight();
+  std::vector<FactorPair> pairs;
+  for (size_t i = 0; i < sums_.size(); ++i) {
+    const double count = sums[3 * i + 2].item<double>();
+    at::Tensor a = sums[3 * i], b = sums[3 * i + 1];
+    if (count > 0) a.div_(count);
+    if (options_.fisher == Fisher::kForwardOnly) {
+      b = at::eye(b.size(0), b.options());
+    } else if (part != 1 && part > 0) {
+      b.div_(part);
+    }
+    pairs.push_back({a, b});
+  }
+  return pairs;
+}
+
+std::vector<FactorPair> KfacStatistics::bases() const {
+  std::vector<FactorPair> bases;
+  for (const BlockSums& sums : sums_) bases.push_back(sums.basis);
+  return bases;
+}
+
+TensorList KfacStatistics::eigenvalues() const {
+  const at::NoGradGuard no_grad;
+  TensorList values;
+  for (const BlockSums& sums : sums_) values.push_back(sums.squares.clone());
+  values.push_back(at::full({1}, square_weight_, at::kDouble));
+  risk_.reducer().sum(values);
+  const double part = values.back().item<double>() / risk_.total_weight();
+  values.pop_back();
+  if (part != 1 && part > 0) {
+    for (at::Tensor& tensor : values) tensor.div_(part);
+  }
+  return values;
+}
+
+}  // namespace curvature::detail

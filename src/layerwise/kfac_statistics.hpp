@@ -1,0 +1,84 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include <curvature/core/archive.hpp>
+
+#include "layerwise/layer_pass.hpp"
+
+namespace curvature::detail {
+
+/// Kronecker factors of a block, in the risk's dtype; or orthogonal bases for them.
+struct FactorPair {
+  at::Tensor a;  ///< `[columns, columns]`, or its diagonal `[columns]` for one-hot inputs
+  at::Tensor b;  ///< `[rows, rows]`
+};
+
+/// Sums over what was seen of one block.
+struct BlockSums {
+  FactorPair factors;       ///< sums of outer products: lower triangles
+  double input_count = 0;   ///< what `factors.a` is divided by
+  FactorPair basis;         ///< eigenvectors of the factors at some time; or undefined
+  at::Tensor squares = {};  ///< of examples' gradients along the basis `[rows, columns]`
+};
+
+/// What K-FAC and EK-FAC collect over the layers of a plan.
+class KfacStatistics {
+ public:
+  KfacStatistics(EmpiricalRisk risk, KfacOptions options, LayerPlan plan);
+
+  /// What an update adds to.
+  struct Targets {
+    bool factors;
+    bool squares;
+  };
+  void add(const BatchRisk& batch, const Recorded& recorded, Targets targets);
+  /// Multiplies the sums.
+  void decay(double factor, Targets targets);
+  /// Adds the factors of another; squares are forgotten. @throws OptionError for other layers
+  void merge(const KfacStatistics& other);
+  /// @throws NumericalError that names the layer
+  void refresh_basis();
+
+  const LayerPlan& plan() const { return plan_; }
+  bool has_basis() const { return has_basis_; }
+  double num_examples() const { return factor_weight_; }
+  double num_corrected_examples() const { return square_weight_; }
+  /// The factors that the sums over all workers give.
+  std::vector<FactorPair> factors() const;
+  /// The basis of each block.
+  std::vector<FactorPair> bases() const;
+  /// Eigenvalues along the bases `[rows, columns]`.
+  TensorList eigenvalues() const;
+
+  Archive save() const;
+  /// @throws DataError
+  void load(const Archive& archive);
+
+ private:
+  void add_inputs(size_t block, const LayerPass& pass, const at::Tensor& weights);
+  void add_one_hot_inputs(size_t block, const at::Tensor& indices, const at::Tensor& weights);
+  void add_outputs(const LayerPass& pass, const TensorList& backward);
+  at::Tensor output_moment(const at::Tensor& gradients) const;
+  void add_squares(const LayerPass& pass, const TensorList& inputs, const TensorList& backward);
+  void forget_squares();
+  /// What tells layers and options apart.
+  std::string description() const;
+  /// All tensors and numbers that `save` keeps, by name.
+  std::map<std::string, at::Tensor*> tensors();
+  std::map<std::string, double*> numbers();
+  bool reduces() const { return options_.weight_sharing == WeightSharing::kReduce; }
+  at::TensorOptions tensor_options() const;
+
+  EmpiricalRisk risk_;
+  KfacOptions options_;
+  LayerPlan plan_;
+  std::vector<BlockSums> sums_;
+  bool has_basis_ = false;
+  double factor_weight_ = 0;  ///< of the examples seen
+  double square_weight_ = 0;
+};
+
+}  // namespace curvature::detail

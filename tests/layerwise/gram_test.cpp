@@ -1,0 +1,52 @@
+#include "../../src/layerwise/gram.hpp"
+
+#include <torch/torch.h>
+
+#include <boost/test/data/test_case.hpp>
+#include <boost/test/unit_test.hpp>
+
+#include "../../src/layerwise/squared_gradients.hpp"
+#include "layerwise/reference.hpp"
+
+using namespace curvature;
+using namespace curvature::testing;
+
+BOOST_AUTO_TEST_SUITE(gram_test)
+
+BOOST_DATA_TEST_CASE(the_lower_triangle_is_the_one_of_the_product,
+                     boost::unit_test::data::make({1, 2, 127, 128, 129, 300, 1000}), n) {
+  const at::Tensor x = numbers({5, n}, 1);
+  at::Tensor sum = at::zeros({n, n}, x.options());
+  curvature::detail::add_gram(sum, x);
+  curvature::detail::add_gram(sum, 2 * x);
+  BOOST_TEST(close(curvature::detail::mirror_lower(sum), 5 * x.t().matmul(x)));
+}
+
+BOOST_AUTO_TEST_CASE(rows_may_lie_column_by_column) {
+  const at::Tensor channels = numbers({4, 6, 9}, 2);  // [N, m, S]
+  const at::Tensor rows = channels.transpose(1, 2);
+  at::Tensor from_view = at::zeros({6, 6}, rows.options());
+  at::Tensor from_copy = from_view.clone();
+  curvature::detail::add_gram_of_examples(from_view, rows);
+  curvature::detail::add_gram_of_examples(from_copy, rows.contiguous());
+  const at::Tensor flat = rows.reshape({36, 6});
+  BOOST_TEST(close(curvature::detail::mirror_lower(from_view), flat.t().matmul(flat)));
+  BOOST_TEST(close(curvature::detail::mirror_lower(from_copy), flat.t().matmul(flat)));
+}
+
+BOOST_AUTO_TEST_CASE(squared_gradients_are_the_same_in_every_order_of_work) {
+  // Positions below, between and above the sizes, so that each rotation comes first and last.
+  for (const auto& [s, m, n] :
+       std::vector<std::array<int64_t, 3>>{{1, 3, 4}, {2, 3, 4}, {4, 3, 6}, {4, 6, 3}, {9, 3, 4}}) {
+    const at::Tensor g = numbers({5, s, m}, 3), a = numbers({5, s, n}, 4);
+    const at::Tensor basis_b = std::get<0>(at::linalg_qr(numbers({m, m}, 5)));
+    const at::Tensor basis_a = std::get<0>(at::linalg_qr(numbers({n, n}, 6)));
+    at::Tensor sum = at::ones({m, n}, g.options());
+    curvature::detail::add_squared_gradients(g, a, basis_b, basis_a, sum);
+    const at::Tensor gradients = at::einsum("bsi,bsj->bij", {g, a});
+    const at::Tensor rotated = at::einsum("bij,ik,jl->bkl", {gradients, basis_b, basis_a});
+    BOOST_TEST(close(sum, 1 + rotated.square().sum(0)));
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
