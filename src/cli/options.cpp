@@ -77,7 +77,7 @@ void add_operator_options(CLI::App& command, OperatorOptions& options) {
   command.add_option("--operator", options.name, "which curvature matrix")
       ->required()
       ->type_name(alternatives(operator_names()))
-      ->check(operator_name())
+      ->check(one_of(operator_names()))
       ->group(kOperator);
   command.add_option("--damping", options.damping, "adds X times the identity")
       ->type_name("X")
