@@ -137,6 +137,10 @@ void check_operator_options(const OperatorOptions& options) {
       "--fisher: {} needs gradients; expected type-2, mc or empirical, got forward-only",
       options.name);
   CURVATURE_CHECK(
+      options.name == "kl-shampoo" || !options.fit_damping, OptionError,
+      "--fit-damping: only kl-shampoo is fitted; expected --operator kl-shampoo, got {}",
+      options.name);
+  CURVATURE_CHECK(
       options.block_diagonal.empty() || choice_of(options).kind == Kind::kMatrixFree, OptionError,
       "--block-diagonal needs an operator that is not block-diagonal already; expected hessian, "
       "ggn or a relative, got {}",
@@ -153,7 +157,9 @@ OperatorPtr make_operator(const EmpiricalRisk& risk, const OperatorOptions& opti
       .monte_carlo = {.samples = options.mc_samples.value_or(1), .random = random},
       .layerwise = layerwise_options(options, random, observer),
       .shampoo = {.observer = observer},
-      .kl_shampoo = {.memory_budget = problem.memory_budget, .observer = observer}};
+      .kl_shampoo = {.damping = options.fit_damping.value_or(0),
+                     .memory_budget = problem.memory_budget,
+                     .observer = observer}};
   OperatorPtr made = choice_of(options).make(risk, settings);
   return options.damping == 0 ? made : shifted(made, options.damping);
 }

@@ -109,6 +109,12 @@ void add_operator_options(CLI::App& command, OperatorOptions& options) {
       ->group(kLayerwise);
   add_layerwise("--fallback", options.fallback, {"refuse", "diagonal", "block"},
                 "for parameters without a layer rule [refuse]");
+  command
+      .add_option("--fit-damping", options.fit_damping,
+                  "for kl-shampoo: fits X times the mean of the diagonal with it [0]")
+      ->type_name("X")
+      ->transform(real_number(0))
+      ->group(kLayerwise);
 }
 
 CLI::Option* add_array_output(CLI::App& command, const std::string& name, std::string& file,

@@ -118,13 +118,12 @@ SecondMoment::SecondMoment(int64_t rows, int64_t columns, int64_t num_examples,
     : rows_(rows), columns_(columns) {
   constexpr int64_t kBytes = 8;
   const int64_t size = rows * columns;
-  // Entries are put in another order once, which takes a copy.
-  if (2 * size <= num_examples) {
-    is_kept_ = budget.reserve(2 * kBytes * size * size);
-    if (is_kept_) matrix_ = at::zeros({size, size}, options);
-  } else {
-    is_kept_ = budget.reserve(kBytes * size * num_examples);
-    if (is_kept_) gradients_ = at::empty({num_examples, rows, columns}, options);
+  // A sum takes m n m n products with the matrix, N m n (m + n) with the gradients. The entries of
+  // the matrix are put in another order once, which takes a copy.
+  if (size <= 4 * num_examples && budget.reserve(2 * kBytes * size * size)) {
+    matrix_ = at::zeros({size, size}, options);
+  } else if (budget.reserve(kBytes * size * num_examples)) {
+    gradients_ = at::empty({num_examples, rows, columns}, options);
   }
 }
 

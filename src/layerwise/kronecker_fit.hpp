@@ -62,15 +62,15 @@ class KroneckerFit {
   double shift_ = 0;  // d
 };
 
-/// The second moment of gradients `[K, m, n]` for sums of P S P^T: as a matrix `[m n, m n]` or, if
-/// there are fewer examples, as the gradients; if it fits into a budget.
+/// The second moment of gradients `[K, m, n]` for sums of P S P^T: as a matrix `[m n, m n]`, which
+/// is quick, or as the gradients, if there are much fewer examples; if it fits into a budget.
 class SecondMoment {
  public:
   SecondMoment(int64_t rows, int64_t columns, int64_t num_examples,
                const at::TensorOptions& options, MemoryBudget& budget);
 
   /// Whether it fits.
-  bool is_kept() const { return is_kept_; }
+  bool is_kept() const { return matrix_.defined() || gradients_.defined(); }
   void add(const at::Tensor& gradients);
   /// After the last one.
   void finish();
@@ -79,7 +79,6 @@ class SecondMoment {
 
  private:
   int64_t rows_, columns_;
-  bool is_kept_ = false;
   at::Tensor matrix_;     // sum of vec(P) vec(P)^T; finished: (i, k) by (j, l) for entries ij, kl
   at::Tensor gradients_;  // [N, m, n], if there is no matrix
   int64_t num_added_ = 0;

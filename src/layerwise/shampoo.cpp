@@ -151,10 +151,8 @@ class KlShampoo {
     return fmt::format("{} {}", entry.name, detail::to_string(entry.shape));
   }
   std::string advice() const {
-    return fmt::format(
-        "{} examples may be too few; take more, a damping of the fit (KlShampooOptions), or "
-        "shampoo",
-        risk_.num_examples());
+    return fmt::format("{} examples may be too few; take more, damp the fit, or take shampoo",
+                       risk_.num_examples());
   }
 
   const EmpiricalRisk& risk_;

@@ -103,6 +103,8 @@ BOOST_AUTO_TEST_CASE(options_that_contradict_each_other) {
   refused({"--operator", "shampoo", "--fallback", "block"}, "--fallback");
   refused({"--operator", "shampoo", "--mc-samples", "2"}, "--mc-samples");
   refused({"--operator", "kl-shampoo", "--weight-sharing", "reduce"}, "--weight-sharing");
+  refused({"--operator", "shampoo", "--fit-damping", "1"}, "--fit-damping");
+  refused({"--operator", "kl-shampoo", "--fit-damping", "-1"}, "--fit-damping");
   refused({"--operator", "kl-shampoo", "--separate-bias"}, "--separate-bias");
   refused({"--operator", "kl-shampoo", "--block-diagonal", "parameter"}, "--block-diagonal");
   refused({"--operator", "ggn", "--fisher", "mc"}, "--fisher");

@@ -99,6 +99,7 @@ BOOST_AUTO_TEST_CASE(kl_shampoo_says_when_there_are_too_few_examples) {
   const Words apply = {"apply",     "--operator",      "kl-shampoo", "--loss",         "mse",
                        "--vectors", scratch / "v.npy", "--output",   scratch / "y.npy"};
   BOOST_TEST(run_tool(apply + problem).is_error(1, "'w [5, 3]'"));
+  checked(apply + problem + Words{"--fit-damping", "0.01"});
 }
 
 BOOST_AUTO_TEST_CASE(a_preconditioner_saves_iterations) {

@@ -323,7 +323,8 @@ BOOST_AUTO_TEST_CASE(without_a_minimum_the_parameter_is_named) {
 }
 
 BOOST_AUTO_TEST_CASE(results_do_not_depend_on_batches_or_memory) {
-  for (const int64_t examples : {25, 70}) {  // gradients are kept, or their second moment
+  for (const int64_t examples :
+       {25, 70}) {  // of some parameters 4000 bytes keep a second moment, gradients, nothing
     const Problem problem = Network().problem(examples);
     const at::Tensor expected = materialize(*kl_shampoo(problem.risk(examples)));
     for (const int64_t budget : {0, 4000, 1 << 24}) {

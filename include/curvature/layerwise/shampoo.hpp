@@ -51,8 +51,8 @@ OperatorPtr shampoo(const EmpiricalRisk& risk, const ShampooOptions& options = {
 /// be none, which is an error.
 ///
 /// Costs two forward and backward passes per example, and the iteration, whose steps read a
-/// second moment or the gradients, whichever is smaller, if that fits into the memory budget, and
-/// pass over the examples if not. Closed forms: all. Lin et al., ICLR 2026.
+/// second moment (or the gradients, if they are much smaller), if that fits into the memory budget,
+/// and pass over the examples if not. Closed forms: all. Lin et al., ICLR 2026.
 /// @throws as `shampoo`; NumericalError that names a parameter without a minimiser; OptionError
 OperatorPtr kl_shampoo(const EmpiricalRisk& risk, const KlShampooOptions& options = {});
 
