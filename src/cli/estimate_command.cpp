@@ -236,7 +236,7 @@ Plan plan_of(const EstimateCommandOptions& options, const Problem& problem) {
   const int64_t size = problem.space.size();
   const int64_t element = problem.model.parameters().front().tensor.element_size();
   const OperatorOptions choice = choice_of(options);
-  const bool closed = is_diagonal(choice) || is_layerwise(choice);
+  const bool closed = is_diagonal(choice) || is_made_of_blocks(choice);
   Plan plan;
   if (options.is_exact()) {
     const bool needs_spectrum =

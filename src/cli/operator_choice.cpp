@@ -5,11 +5,11 @@
 #include <map>
 
 #include <curvature/layerwise/kfac.hpp>
+#include <curvature/layerwise/shampoo.hpp>
 #include <curvature/matrix_free/ggn.hpp>
 #include <curvature/matrix_free/hessian.hpp>
 #include <curvature/operators/algebra.hpp>
 
-#include "cli/validators.hpp"
 #include "core/check.hpp"
 
 namespace curvature::cli {
@@ -20,9 +20,11 @@ struct Settings {
   MatrixFreeOptions matrix_free;
   MonteCarloOptions monte_carlo;
   KfacOptions layerwise;
+  ShampooOptions shampoo;
+  KlShampooOptions kl_shampoo;
 };
 
-enum class Kind { kMatrixFree, kDiagonal, kLayerwise };
+enum class Kind { kMatrixFree, kDiagonal, kLayerwise, kShampoo };
 
 struct Choice {
   std::string name;
@@ -59,6 +61,14 @@ const std::vector<Choice>& choices() {
       layerwise("kfac", &kfac),
       layerwise("ekfac", &ekfac),
       layerwise("kfoc", &kfoc),
+      {"shampoo", Kind::kShampoo,
+       [](const EmpiricalRisk& risk, const Settings& settings) {
+         return shampoo(risk, settings.shampoo);
+       }},
+      {"kl-shampoo", Kind::kShampoo,
+       [](const EmpiricalRisk& risk, const Settings& settings) {
+         return kl_shampoo(risk, settings.kl_shampoo);
+       }},
   };
   return table;
 }
@@ -94,7 +104,7 @@ KfacOptions layerwise_options(const OperatorOptions& options, const RandomSource
           .observer = observer};
 }
 
-/// The first option given that only layer-wise operators take; empty if there is none.
+/// The first option given that only operators with layer rules take; empty if there is none.
 std::string layerwise_option(const OperatorOptions& options) {
   if (!options.fisher.empty()) return "--fisher";
   if (!options.weight_sharing.empty()) return "--weight-sharing";
@@ -110,21 +120,11 @@ std::vector<std::string> operator_names() {
   return names;
 }
 
-CLI::Validator operator_name() {
-  const auto check = [](std::string& value) -> std::string {
-    const std::vector<std::string> later = {"shampoo", "kl-shampoo"};
-    const std::string reason = one_of(operator_names())(value);
-    if (std::find(later.begin(), later.end(), value) == later.end()) return reason;
-    return "not available in this version; " + reason;
-  };
-  return {check, ""};
-}
-
 void check_operator_options(const OperatorOptions& options) {
   const bool layerwise = choice_of(options).kind == Kind::kLayerwise;
   CURVATURE_CHECK(
       layerwise || layerwise_option(options).empty(), OptionError,
-      "{} belongs to layer-wise operators; expected --operator kfac, ekfac or kfoc, got {}",
+      "{} belongs to operators with layer rules; expected --operator kfac, ekfac or kfoc, got {}",
       layerwise_option(options), options.name);
   CURVATURE_CHECK(
       !options.mc_samples || options.name == "ggn-mc" || (layerwise && options.fisher == "mc"),
@@ -135,6 +135,10 @@ void check_operator_options(const OperatorOptions& options) {
   CURVATURE_CHECK(
       options.name == "kfac" || options.fisher != "forward-only", OptionError,
       "--fisher: {} needs gradients; expected type-2, mc or empirical, got forward-only",
+      options.name);
+  CURVATURE_CHECK(
+      options.name == "kl-shampoo" || !options.fit_damping, OptionError,
+      "--fit-damping: only kl-shampoo is fitted; expected --operator kl-shampoo, got {}",
       options.name);
   CURVATURE_CHECK(
       options.block_diagonal.empty() || choice_of(options).kind == Kind::kMatrixFree, OptionError,
@@ -151,7 +155,11 @@ OperatorPtr make_operator(const EmpiricalRisk& risk, const OperatorOptions& opti
                       .blocks = blocks_of(options),
                       .observer = observer},
       .monte_carlo = {.samples = options.mc_samples.value_or(1), .random = random},
-      .layerwise = layerwise_options(options, random, observer)};
+      .layerwise = layerwise_options(options, random, observer),
+      .shampoo = {.observer = observer},
+      .kl_shampoo = {.damping = options.fit_damping.value_or(0),
+                     .memory_budget = problem.memory_budget,
+                     .observer = observer}};
   OperatorPtr made = choice_of(options).make(risk, settings);
   return options.damping == 0 ? made : shifted(made, options.damping);
 }
@@ -160,8 +168,9 @@ bool is_diagonal(const OperatorOptions& options) {
   return choice_of(options).kind == Kind::kDiagonal;
 }
 
-bool is_layerwise(const OperatorOptions& options) {
-  return choice_of(options).kind == Kind::kLayerwise;
+bool is_made_of_blocks(const OperatorOptions& options) {
+  const Kind kind = choice_of(options).kind;
+  return kind == Kind::kLayerwise || kind == Kind::kShampoo;
 }
 
 int64_t products_to_build(const OperatorOptions& options, int64_t size) {

@@ -3,9 +3,6 @@
 #include <string>
 #include <vector>
 
-#include <CLI/Error.hpp>
-#include <CLI/Validators.hpp>
-
 #include <curvature/core/linear_operator.hpp>
 #include <curvature/core/progress.hpp>
 #include <curvature/model/empirical_risk.hpp>
@@ -16,8 +13,6 @@ namespace curvature::cli {
 
 /// Names of the operators that `--operator` knows.
 std::vector<std::string> operator_names();
-/// Checks a value of `--operator`.
-CLI::Validator operator_name();
 
 /// Checks what options say together, before anything is loaded.
 /// @throws OptionError if two of them contradict each other
@@ -30,8 +25,8 @@ OperatorPtr make_operator(const EmpiricalRisk& risk, const OperatorOptions& opti
 
 /// Whether the operator is a diagonal, computed when it is made.
 bool is_diagonal(const OperatorOptions& options);
-/// Whether the operator is made of layers' blocks, all closed forms known.
-bool is_layerwise(const OperatorOptions& options);
+/// Whether the operator is made of blocks of layers or parameters, all closed forms known.
+bool is_made_of_blocks(const OperatorOptions& options);
 /// Products that it takes to build the operator for `size` parameters: an exact Hessian diagonal is
 /// not for free.
 int64_t products_to_build(const OperatorOptions& options, int64_t size);

@@ -77,7 +77,7 @@ void add_operator_options(CLI::App& command, OperatorOptions& options) {
   command.add_option("--operator", options.name, "which curvature matrix")
       ->required()
       ->type_name(alternatives(operator_names()))
-      ->check(operator_name())
+      ->check(one_of(operator_names()))
       ->group(kOperator);
   command.add_option("--damping", options.damping, "adds X times the identity")
       ->type_name("X")
@@ -109,6 +109,12 @@ void add_operator_options(CLI::App& command, OperatorOptions& options) {
       ->group(kLayerwise);
   add_layerwise("--fallback", options.fallback, {"refuse", "diagonal", "block"},
                 "for parameters without a layer rule [refuse]");
+  command
+      .add_option("--fit-damping", options.fit_damping,
+                  "for kl-shampoo: fits X times the mean of the diagonal with it [0]")
+      ->type_name("X")
+      ->transform(real_number(0))
+      ->group(kLayerwise);
 }
 
 CLI::Option* add_array_output(CLI::App& command, const std::string& name, std::string& file,

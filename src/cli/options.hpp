@@ -42,6 +42,7 @@ struct OperatorOptions {
   std::string weight_sharing;         ///< of layer-wise operators, `expand` if empty
   bool separate_bias = false;         ///< of layer-wise operators
   std::string fallback;               ///< of layer-wise operators, `refuse` if empty
+  std::optional<double> fit_damping;  ///< of kl-shampoo, 0 if empty
 };
 
 void add_problem_options(CLI::App& command, ProblemOptions& options);

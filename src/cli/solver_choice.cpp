@@ -81,7 +81,7 @@ OperatorPtr make_preconditioner(const std::string& name, const EmpiricalRisk& ri
     return diagonal_preconditioner(*ggn->diagonal(), risk.space(), damping);
   }
   OperatorOptions layerwise = choice;
-  if (!is_layerwise(choice)) layerwise = {};
+  if (!is_made_of_blocks(choice)) layerwise = {};
   layerwise.name = name;
   layerwise.damping = damping;
   return inverse(make_operator(risk, layerwise, problem, observer));

@@ -98,7 +98,15 @@ BOOST_AUTO_TEST_CASE(options_that_contradict_each_other) {
   };
   refused({"--operator", "ggn", "--mc-samples", "3"}, "--mc-samples");
   refused({"--operator", "ggn-diagonal", "--block-diagonal", "layer"}, "--block-diagonal");
-  refused({"--operator", "shampoo"}, "not available in this version");
+  refused({"--operator", "soap"}, "--operator");
+  refused({"--operator", "shampoo", "--fisher", "empirical"}, "--fisher");
+  refused({"--operator", "shampoo", "--fallback", "block"}, "--fallback");
+  refused({"--operator", "shampoo", "--mc-samples", "2"}, "--mc-samples");
+  refused({"--operator", "kl-shampoo", "--weight-sharing", "reduce"}, "--weight-sharing");
+  refused({"--operator", "shampoo", "--fit-damping", "1"}, "--fit-damping");
+  refused({"--operator", "kl-shampoo", "--fit-damping", "-1"}, "--fit-damping");
+  refused({"--operator", "kl-shampoo", "--separate-bias"}, "--separate-bias");
+  refused({"--operator", "kl-shampoo", "--block-diagonal", "parameter"}, "--block-diagonal");
   refused({"--operator", "ggn", "--fisher", "mc"}, "--fisher");
   refused({"--operator", "ggn", "--separate-bias"}, "--separate-bias");
   refused({"--operator", "hessian", "--fallback", "block"}, "--fallback");

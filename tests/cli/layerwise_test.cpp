@@ -60,6 +60,48 @@ BOOST_AUTO_TEST_CASE(closed_forms_answer_estimates_without_products) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(shampoo_models_the_second_moment_of_gradients) {
+  const Scratch scratch;
+  const Words problem = small_problem(scratch);
+  write_npy(scratch / "b.npy", random_tensor({32, 2}, 5));
+  const auto trace = [&](const std::string& name) {
+    const Words words = {"estimate", "--operator", name,    "--quantity",
+                         "trace",    "--method",   "exact", "--json"};
+    return checked(words + problem).json()["value"].get<double>();
+  };
+  // The trace of the second moment: that of the covariance, and the squared mean.
+  const auto info = checked(Words{"info", "--json"} + problem).json();
+  const double expected =
+      trace("gradient-covariance") + std::pow(info["gradient_norm"].get<double>(), 2);
+  BOOST_TEST(trace("shampoo") == expected, boost::test_tools::tolerance(1e-10));
+  for (const std::string name : {"shampoo", "kl-shampoo"}) {
+    const Words words = Words{"--operator", name, "--damping", "0.01"} + problem;
+    checked(Words{"solve", "--solver", "direct", "--rhs", scratch / "b.npy", "--output",
+                  scratch / "x.npy"} +
+            words);
+    for (const std::string budget : {"0", "1M"}) {
+      checked(Words{"apply", "--vectors", scratch / "x.npy", "--output", scratch / "y.npy",
+                    "--memory-budget", budget, "--batch-size", "7"} +
+              words);
+      BOOST_TEST(close(read_npy(scratch / "y.npy"), read_npy(scratch / "b.npy"), {1e-9, 0}));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(kl_shampoo_says_when_there_are_too_few_examples) {
+  // Gradients sum over three positions; two of them do not determine a 5 x 3 matrix.
+  const Scratch scratch;
+  const ModelSource source{{{"w", random_tensor({5, 3}, 1).requires_grad_()}},
+                           "forward(self, x):\n    return x.matmul(self.w)\n"};
+  const Words problem =
+      write_problem(scratch, source, random_tensor({2, 4, 5}, 2), random_tensor({2, 4, 3}, 3));
+  write_npy(scratch / "v.npy", random_tensor({15}, 3));
+  const Words apply = {"apply",     "--operator",      "kl-shampoo", "--loss",         "mse",
+                       "--vectors", scratch / "v.npy", "--output",   scratch / "y.npy"};
+  BOOST_TEST(run_tool(apply + problem).is_error(1, "'w [5, 3]'"));
+  checked(apply + problem + Words{"--fit-damping", "0.01"});
+}
+
 BOOST_AUTO_TEST_CASE(a_preconditioner_saves_iterations) {
   const Scratch scratch;
   const Words problem = small_problem(scratch);
