@@ -37,7 +37,7 @@ class FactorSums {
       if (plan_.blocks[i].one_hot) {
         add_indices(i, pass.indices(i), batch);
       } else {
-        add_inputs(i, pass.inputs(i), batch);
+        add_inputs(i, pass, batch);
       }
     }
     for_each_cotangent(risk_, batch, pass.output(), options_, [&](const at::Tensor& cotangent) {
@@ -76,7 +76,14 @@ class FactorSums {
   }
 
   /// The mean over positions (expand) or examples (reduce), examples with their weights.
-  void add_inputs(size_t block, const at::Tensor& inputs, const BatchRisk& batch) {
+  void add_inputs(size_t block, const LayerPass& pass, const BatchRisk& batch) {
+    if (!reduces() && !batch.batch().weights.defined()) {
+      if (const auto count = pass.add_moment(block, pairs_[block].a)) {
+        weights_[block] += static_cast<double>(*count);
+        return;
+      }
+    }
+    const at::Tensor inputs = pass.inputs(block);
     const at::Tensor rows = reduces() ? inputs.mean(1, /*keepdim=*/true) : inputs;
     const at::Tensor& weights = batch.batch().weights;
     const at::Tensor a = rows.flatten(0, 1);

@@ -20,6 +20,12 @@ struct WeightLayout {
   bool transposed = false;
 };
 
+/// Besides the second moment of inputs.
+struct InputMoment {
+  at::Tensor first;  ///< the sum of a over examples and positions `[inputs]`
+  int64_t count;     ///< of examples times positions
+};
+
 /// What one use of a layer says about one Kronecker block: for example n the gradient of the matrix
 /// [W | b] is the sum over positions s of g_ns [a_ns; 1]^T.
 struct LayerPart {
@@ -31,6 +37,10 @@ struct LayerPart {
   /// a `[N, S, inputs]`, without the 1; empty for a block without weight, or whose weight is a
   /// vector that multiplies what `gradients` holds already.
   std::function<at::Tensor()> inputs = nullptr;
+  /// Adds the sum of a a^T over examples and positions to `second` `[inputs, inputs]` without
+  /// making a; not every rule can.
+  std::function<InputMoment(at::Tensor& second)> add_moment = nullptr;
+  bool moment_is_cheaper = false;  ///< than the product of `inputs`
   /// Where a is one-hot: the positions of its ones `[N, S]`, -1 for none.
   std::function<at::Tensor()> indices = nullptr;
   /// g `[N, S, outputs]`, from the gradient of the operation's output.
@@ -58,6 +68,8 @@ using LayerRule = MatchedUse (*)(const std::shared_ptr<const OperationUse>& use,
 MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 MatchedUse matmul_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
+MatchedUse transposed_convolution_rule(const std::shared_ptr<const OperationUse>& use,
+                                       ExampleAxis examples);
 MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 MatchedUse normalization_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);

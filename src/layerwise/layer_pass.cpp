@@ -78,6 +78,27 @@ at::Tensor LayerPass::inputs(size_t block) const {
   return uses.size() == 1 ? uses.front() : at::cat(uses, 1);
 }
 
+std::optional<int64_t> LayerPass::add_moment(size_t block, at::Tensor& sum) const {
+  const at::NoGradGuard no_grad;
+  const std::vector<Part>& parts = parts_of(block);
+  if (!std::all_of(parts.begin(), parts.end(),
+                   [](const Part& part) { return part.part.moment_is_cheaper; })) {
+    return std::nullopt;
+  }
+  const int64_t inputs = plan_.blocks[block].weight_columns;
+  at::Tensor second = sum.narrow(0, 0, inputs).narrow(1, 0, inputs);
+  int64_t count = 0;
+  for (const Part& part : parts) {
+    const InputMoment moment = part.part.add_moment(second);
+    count += moment.count;
+    if (!part.part.bias) continue;
+    sum.select(1, inputs).narrow(0, 0, inputs).add_(moment.first);
+    sum.select(0, inputs).narrow(0, 0, inputs).add_(moment.first);
+    sum.select(0, inputs).select(0, inputs).add_(moment.count);
+  }
+  return count;
+}
+
 at::Tensor LayerPass::indices(size_t block) const {
   TensorList uses;
   for (const Part& part : parts_of(block)) uses.push_back(part.part.indices());

@@ -20,6 +20,9 @@ class LayerPass {
   int64_t num_positions(size_t block) const;
   /// Inputs [a; 1] of a block `[N, S, columns]`, uses joined along the positions.
   at::Tensor inputs(size_t block) const;
+  /// Adds the sum of their outer products to `sum` `[columns, columns]` without making them, and
+  /// returns how many there are; or does nothing where that is not cheaper.
+  std::optional<int64_t> add_moment(size_t block, at::Tensor& sum) const;
   /// Positions of the ones of a block with one-hot inputs `[N, S]`, -1 for none.
   at::Tensor indices(size_t block) const;
   /// Gradients g of all blocks `[N, S, rows]` for a gradient of the output.
