@@ -14,6 +14,7 @@
 
 #include "core/check.hpp"
 #include "layerwise/cotangents.hpp"
+#include "layerwise/outer_products.hpp"
 
 namespace curvature::detail {
 namespace {
@@ -43,8 +44,8 @@ class FactorSums {
     for_each_cotangent(risk_, batch, pass.output(), options_, [&](const at::Tensor& cotangent) {
       const TensorList gradients = pass.gradients(cotangent);
       for (size_t i = 0; i < pairs_.size(); ++i) {
-        const at::Tensor g = reduces() ? gradients[i].sum(1) : gradients[i].flatten(0, 1);
-        pairs_[i].b.addmm_(g.t(), g);
+        add_outer_products(reduces() ? gradients[i].sum(1, /*keepdim=*/true) : gradients[i],
+                           pairs_[i].b);
       }
     });
   }

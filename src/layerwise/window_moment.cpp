@@ -13,11 +13,14 @@ namespace curvature::detail {
 namespace {
 
 // Of the model of costs, in multiply-adds of a large matrix product; measured on one thread.
-constexpr double kCall = 3e5;       // a matrix product more
-constexpr double kCopy = 60;        // a number moved
-constexpr double kGather = 180;     // a number put into its window
-constexpr double kHalf = 0.6;       // a product of which half is wanted, against all of it
-constexpr int64_t kNarrowest = 16;  // a product with fewer columns takes as long
+constexpr double kCall = 3e5;    // a matrix product more
+constexpr double kCopy = 50;     // a number moved
+constexpr double kGather = 130;  // a number put into its window
+constexpr double kHalf = 0.6;    // a product of which half is wanted, against all of it
+
+/// Products of narrower matrices are slow, and add up thousands of rows one by one: their rounding
+/// is ten times that of the product of the windows.
+constexpr int64_t kFewestChannels = 16;
 
 /// Entries k and k2 of one axis meet: for some outputs they read pixel u of one component and
 /// pixel u + shift of another, begin <= u < end.
@@ -149,11 +152,16 @@ class Components {
     at::Tensor& component = made_[{z, y, x}];
     if (component.defined()) return component;
     const auto& axes = image_.axes;
-    component = image_.x.slice(2, z, std::nullopt, axes[0].step)
-                    .slice(3, y, std::nullopt, axes[1].step)
-                    .slice(4, x, std::nullopt, axes[2].step)
-                    .permute({2, 3, 4, 0, 1})
-                    .contiguous();
+    const at::Tensor pixels = image_.x.slice(2, z, std::nullopt, axes[0].step)
+                                  .slice(3, y, std::nullopt, axes[1].step)
+                                  .slice(4, x, std::nullopt, axes[2].step);
+    // As the transpose of a matrix, which is quicker than a permutation of axes.
+    const int64_t rows = pixels.size(0) * pixels.size(1);
+    component =
+        pixels.reshape({rows, -1})
+            .t()
+            .contiguous()
+            .view({pixels.size(2), pixels.size(3), pixels.size(4), pixels.size(0), pixels.size(1)});
     return component;
   }
 
@@ -197,9 +205,15 @@ at::Tensor sums_of_pairs(const at::Tensor& parts, int64_t axis, const Meeting& m
   return at::stack(sums, axis);
 }
 
-/// Adds the sums of a meeting's pairs to `blocks` `[C, kernel, C, kernel]`, and their transposes.
-void add_pairs(const Image& image, const Meeting3& meeting, const at::Tensor& sums,
-               at::Tensor& blocks) {
+/// What the second moment of entries p and p2 of the kernel gets.
+struct Addend {
+  int64_t p, p2;
+  at::Tensor sum;  ///< `[C, C]`
+};
+
+/// The sums of a meeting's pairs, and their transposes.
+void append_pairs(const Image& image, const Meeting3& meeting, const at::Tensor& sums,
+                  std::vector<Addend>& addends) {
   const auto& [z, y, x] = meeting;
   const auto entry = [&image](int64_t i, int64_t j, int64_t k) {
     return (i * image.taps(1) + j) * image.taps(2) + k;
@@ -212,10 +226,22 @@ void add_pairs(const Image& image, const Meeting3& meeting, const at::Tensor& su
                                    .select(0, static_cast<int64_t>(k));
         const int64_t p = entry(z->pairs[i].k, y->pairs[j].k, x->pairs[k].k);
         const int64_t p2 = entry(z->pairs[i].k2, y->pairs[j].k2, x->pairs[k].k2);
-        blocks.select(3, p2).select(1, p).add_(sum);
-        if (p != p2) blocks.select(3, p).select(1, p2).add_(sum.t());
+        addends.push_back({p, p2, sum});
+        if (p != p2) addends.push_back({p2, p, sum.t()});
       }
     }
+  }
+}
+
+/// To `second` `[C * kernel, C * kernel]`, row by row: one after the other they fill cache lines.
+void add_all(std::vector<Addend>& addends, const Image& image, at::Tensor& second) {
+  std::sort(addends.begin(), addends.end(), [](const Addend& a, const Addend& b) {
+    return std::pair(a.p, a.p2) < std::pair(b.p, b.p2);
+  });
+  const int64_t channels = image.x.size(1), kernel = image.kernel();
+  const at::Tensor blocks = second.view({channels, kernel, channels, kernel});
+  for (const Addend& addend : addends) {
+    blocks.select(3, addend.p2).select(1, addend.p).add_(addend.sum);
   }
 }
 
@@ -244,51 +270,50 @@ at::Tensor sum_of_windows(const Image& image) {
 }
 
 InputMoment add_moment(const Image& image, at::Tensor& second) {
-  const int64_t channels = image.x.size(1), kernel = image.kernel();
-  at::Tensor blocks = second.view({channels, kernel, channels, kernel});
   Components components(image);
+  std::vector<Addend> addends;
   for_each_meeting(image, [&](const Meeting3& meeting) {
     at::Tensor sums = correlations(components, meeting);
     for (size_t axis = 0; axis < 3; ++axis) {
       sums = sums_of_pairs(sums, static_cast<int64_t>(axis), *meeting[axis]);
     }
-    add_pairs(image, meeting, sums, blocks);
+    append_pairs(image, meeting, sums, addends);
   });
+  add_all(addends, image, second);
   return {sum_of_windows(image), image.count()};
 }
 
 double cost_of_correlations(const Image& image) {
   const auto examples = static_cast<double>(image.x.size(0));
-  const double side = static_cast<double>(std::max(image.x.size(1), kNarrowest));
+  const double square = static_cast<double>(image.x.size(1) * image.x.size(1));
   double cost = kCopy * static_cast<double>(image.x.numel());
   for_each_meeting(image, [&](const Meeting3& meeting) {
-    double numbers = 0;  // of parts and pairs
+    double moved = 0;  // squares
     for_each_part(meeting, [&](int64_t i, int64_t j, int64_t k) {
       const auto rows = static_cast<double>(meeting[0]->length(i) * meeting[1]->length(j));
       const auto width = static_cast<double>(meeting[2]->length(k));
-      cost += rows * (kCall + side * side * examples * width);
-      ++numbers;
+      cost += rows * (kCall + square * examples * width);
+      ++moved;
     });
     double pairs = 1;
     for (const Meeting* axis : meeting) pairs *= static_cast<double>(axis->pairs.size());
-    numbers += 3 * pairs;
-    cost += kCopy * numbers * side * side;
+    moved += 2 * pairs;
+    cost += kCopy * moved * square;
   });
   return cost;
 }
 
 double cost_of_windows(const Image& image) {
   const auto rows = static_cast<double>(image.count()), n = static_cast<double>(image.columns());
-  const double gather = image.kernel() == 1 ? kCopy : kGather;
-  return rows * n * gather + kHalf * rows * n * std::max(n, static_cast<double>(kNarrowest)) +
-         kCopy * n * n;
+  return rows * n * ((image.kernel() == 1 ? kCopy : kGather) + kHalf * n);
 }
 
 }  // namespace
 
 void use_window_moment(const at::Tensor& x, const std::vector<TapAxis>& axes, LayerPart& part) {
   const Image image = image_of(x, axes);
-  part.moment_is_cheaper = cost_of_correlations(image) < cost_of_windows(image);
+  part.moment_is_cheaper =
+      image.x.size(1) >= kFewestChannels && cost_of_correlations(image) < cost_of_windows(image);
   part.add_moment = [image](at::Tensor& second) { return add_moment(image, second); };
 }
 
