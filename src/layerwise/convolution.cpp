@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/empty.h>
 
 namespace curvature::detail {
 
@@ -56,18 +57,28 @@ at::Tensor windows(const at::Tensor& padded, const Convolution& convolution) {
     // The window is the last axis: keep every dilation-th entry.
     result = result.slice(-1, 0, extent, convolution.dilation[j]);
   }
-  // [N, C, out..., kernel...] -> [N, out..., C, kernel...]
-  Shape order = {0};
-  for (int64_t i = 0; i < axes; ++i) order.push_back(2 + i);
-  order.push_back(1);
+  // [N, C, out..., kernel...] -> [N, C, kernel..., out...]
+  Shape order = {0, 1};
   for (int64_t i = 0; i < axes; ++i) order.push_back(2 + axes + i);
+  for (int64_t i = 0; i < axes; ++i) order.push_back(2 + i);
   return result.permute(order);
 }
 
 at::Tensor window_rows(const at::Tensor& windows, ExampleAxis examples) {
   const int64_t axes = windows.dim() / 2 - 1;
-  const int64_t columns = c10::multiply_integers(windows.sizes().slice(1 + axes));
-  return windows.reshape({examples.count, -1, columns});
+  const int64_t columns = c10::multiply_integers(windows.sizes().slice(1, 1 + axes));
+  const int64_t positions = c10::multiply_integers(windows.sizes().slice(2 + axes));
+  if (columns == windows.size(1)) {  // a kernel of one entry: perhaps no copy at all
+    return windows.reshape({windows.size(0), columns, positions})
+        .transpose(1, 2)
+        .reshape({examples.count, -1, columns});
+  }
+  // Rows of pixels first, then the transpose of a matrix: quicker than all axes at once.
+  at::Tensor rows = at::empty({windows.size(0), positions, columns}, windows.options());
+  for (int64_t n = 0; n < windows.size(0); ++n) {
+    rows.select(0, n).copy_(windows.select(0, n).reshape({columns, positions}).t());
+  }
+  return rows.view({examples.count, -1, columns});
 }
 
 }  // namespace curvature::detail

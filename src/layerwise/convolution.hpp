@@ -29,7 +29,8 @@ at::Tensor with_batch_axis(const at::Tensor& x, size_t axes);
 /// Zeros around the axes after the first two; negative amounts cut off.
 at::Tensor pad(const at::Tensor& x, const Shape& begin, const Shape& end);
 
-/// What each output pixel sees of the padded input `[N, C, ...]`: `[N, out..., C, kernel...]`.
+/// What each output pixel sees of the padded input `[N, C, ...]`, as a view:
+/// `[N, C, kernel..., out...]`.
 at::Tensor windows(const at::Tensor& padded, const Convolution& convolution);
 
 /// Windows as rows of examples `[N, S, C * kernel]`, channels slowest: the columns of the weight's

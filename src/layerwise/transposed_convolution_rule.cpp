@@ -100,7 +100,7 @@ MatchedUse transposed_convolution_rule(const std::shared_ptr<const OperationUse>
         const at::Tensor padded =
             pad(spread(x, transposed.stride), of_spread.padding_begin, of_spread.padding_end);
         Shape kernel_axes;
-        for (size_t i = 0; i < axes; ++i) kernel_axes.push_back(static_cast<int64_t>(axes + 2 + i));
+        for (size_t i = 0; i < axes; ++i) kernel_axes.push_back(static_cast<int64_t>(2 + i));
         return window_rows(windows(padded, of_spread).flip(kernel_axes), examples);
       };
       use_window_moment(x, taps_of(transposed, output_padding, x), part);

@@ -13,10 +13,10 @@ namespace curvature::detail {
 namespace {
 
 // Of the model of costs, in multiply-adds of a large matrix product; measured on one thread.
-constexpr double kCall = 3e5;    // a matrix product more
-constexpr double kCopy = 50;     // a number moved
-constexpr double kGather = 130;  // a number put into its window
-constexpr double kHalf = 0.6;    // a product of which half is wanted, against all of it
+constexpr double kCall = 3e5;   // a matrix product more
+constexpr double kCopy = 50;    // a number moved
+constexpr double kGather = 85;  // a number put into its window
+constexpr double kHalf = 0.6;   // a product of which half is wanted, against all of it
 
 /// Products of narrower matrices are slow, and add up thousands of rows one by one: their rounding
 /// is ten times that of the product of the windows.
