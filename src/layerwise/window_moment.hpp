@@ -25,7 +25,7 @@ struct TapAxis {
 /// padding, by correlations of the image with itself, shifted; 1 to 3 axes. What two entries of a
 /// kernel see depends on their distance alone, except for the border: so each distance is one
 /// correlation of all channels, cut into the parts of the image that not all pairs of entries see.
-/// Each part is computed once, and parts are only added. With a 3 x 3 kernel that is at most a
+/// Each part is computed once, and parts are only added. With a 3 x 3 kernel that is about a
 /// sixth of the arithmetic of the product of the windows, which are never made.
 void use_window_moment(const at::Tensor& x, const std::vector<TapAxis>& axes, LayerPart& part);
 
