@@ -1,67 +1,46 @@
-#include <functional>
-#include <numeric>
-
-#include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/zeros.h>
-
 #include "core/check.hpp"
-#include "layerwise/layer_part.hpp"
+#include "layerwise/convolution.hpp"
+#include "layerwise/window_moment.hpp"
 
 namespace curvature::detail {
 namespace {
 
-/// A convolution over 1, 2 or 3 axes.
-struct Convolution {
-  Shape stride, padding, dilation;
-  int64_t groups;
-  Shape kernel;
-};
-
-Shape expand(Shape values, size_t count) {
-  if (values.size() == 1) values.resize(count, values.front());
-  return values;
-}
-
 /// `same` padding puts what is odd at the end.
-Shape same_padding_end(const Convolution& convolution) {
-  Shape end;
-  for (size_t i = 0; i < convolution.kernel.size(); ++i) {
-    const int64_t total = convolution.dilation[i] * (convolution.kernel[i] - 1);
-    end.push_back(total - total / 2);
+void set_padding(const c10::IValue& padding, Convolution& convolution) {
+  if (!padding.isString()) {
+    convolution.padding_begin = expand(padding.toIntVector(), convolution.axes());
+    convolution.padding_end = convolution.padding_begin;
+    return;
   }
-  return end;
+  const bool same = padding.toStringRef() == "same";
+  for (size_t i = 0; i < convolution.axes(); ++i) {
+    const int64_t total = same ? convolution.reach(i) : 0;
+    convolution.padding_begin.push_back(total / 2);
+    convolution.padding_end.push_back(total - total / 2);
+  }
 }
 
-/// Input patches of one group, `[N, S, channels * kernel]`, channels slowest: the columns of the
-/// weight's matrix. Any number of axes; `padded` is `[N, channels, ...]`.
-at::Tensor patches(const at::Tensor& padded, const Convolution& convolution) {
-  at::Tensor windows = padded;
-  const auto axes = static_cast<int64_t>(convolution.kernel.size());
-  for (int64_t i = 0; i < axes; ++i) {
-    const auto j = static_cast<size_t>(i);
-    const int64_t extent = convolution.dilation[j] * (convolution.kernel[j] - 1) + 1;
-    windows = windows.unfold(2 + i, extent, convolution.stride[j]);
-    // The window is the last axis: keep every dilation-th entry.
-    windows = windows.slice(-1, 0, extent, convolution.dilation[j]);
+/// Entry k of the kernel reads pixel s t + k d - p for output pixel t.
+std::vector<TapAxis> taps_of(const Convolution& convolution, const at::Tensor& input) {
+  std::vector<TapAxis> axes;
+  for (size_t i = 0; i < convolution.axes(); ++i) {
+    const int64_t stride = convolution.stride[i];
+    const int64_t padded = input.size(static_cast<int64_t>(i) + 2) + convolution.padding_begin[i] +
+                           convolution.padding_end[i];
+    const int64_t outputs = (padded - convolution.reach(i) - 1) / stride + 1;
+    TapAxis axis{.step = stride, .taps = {}};
+    for (int64_t k = 0; k < convolution.kernel[i]; ++k) {
+      const int64_t first = k * convolution.dilation[i] - convolution.padding_begin[i];
+      const int64_t begin = floor_divide(first, stride);
+      axis.taps.push_back({.component = first - begin * stride,
+                           .begin = begin,
+                           .end = begin + outputs,
+                           .phase = 0});
+    }
+    axis.positions = outputs;
+    axes.push_back(std::move(axis));
   }
-  // [N, C, out..., kernel...] -> [N, out..., C, kernel...]
-  Shape order = {0};
-  for (int64_t i = 0; i < axes; ++i) order.push_back(2 + i);
-  order.push_back(1);
-  for (int64_t i = 0; i < axes; ++i) order.push_back(2 + axes + i);
-  const int64_t columns =
-      padded.size(1) * std::accumulate(convolution.kernel.begin(), convolution.kernel.end(),
-                                       int64_t{1}, std::multiplies<>());
-  return windows.permute(order).reshape({padded.size(0), -1, columns});
-}
-
-at::Tensor pad(const at::Tensor& x, const Shape& begin, const Shape& end) {
-  Shape amounts;  // last axis first
-  for (size_t i = begin.size(); i-- > 0;) {
-    amounts.push_back(begin[i]);
-    amounts.push_back(end[i]);
-  }
-  return at::constant_pad_nd(x, amounts, 0);
+  return axes;
 }
 
 }  // namespace
@@ -72,40 +51,18 @@ MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, Exam
   const bool plain =
       use->name == "aten::conv1d" || use->name == "aten::conv2d" || use->name == "aten::conv3d";
   const bool general = use->name == "aten::convolution" || use->name == "aten::_convolution";
-  if (!plain && !general) return {};
   const auto& arguments = use->arguments;
-  if (general && arguments[6].toBool()) {
-    return {.parts = {}, .reason = "a transposed convolution has no rule"};
-  }
-  const ParameterArgument* weight = use->parameter_at(1);
-  const ParameterArgument* bias = use->parameter_at(2);
-  const bool whole = (weight == nullptr || weight->is_whole) && (bias == nullptr || bias->is_whole);
-  const bool others =
-      use->parameters.size() != static_cast<size_t>(weight != nullptr) + (bias != nullptr);
-  if (!whole || others) return {.parts = {}, .reason = "a part of a parameter is used"};
-
+  if ((!plain && !general) || (general && arguments[6].toBool())) return {};
   const at::Tensor& kernel = use->tensor(1);
-  Convolution convolution;
-  convolution.kernel = kernel.sizes().slice(2).vec();
-  const size_t axes = convolution.kernel.size();
+  Convolution convolution{.kernel = kernel.sizes().slice(2).vec()};
+  const size_t axes = convolution.axes();
   convolution.stride = expand(arguments[3].toIntVector(), axes);
   convolution.dilation = expand(arguments[5].toIntVector(), axes);
   convolution.groups = arguments[general ? 8 : 6].toInt();
-  Shape begin, end;
-  if (arguments[4].isString()) {
-    const bool same = arguments[4].toStringRef() == "same";
-    end = same ? same_padding_end(convolution) : Shape(axes, 0);
-    for (size_t i = 0; i < axes; ++i) {
-      begin.push_back(same ? convolution.dilation[i] * (convolution.kernel[i] - 1) / 2 : 0);
-    }
-  } else {
-    begin = end = expand(arguments[4].toIntVector(), axes);
-  }
-  at::Tensor input = use->tensor(0).detach();
-  if (input.dim() == static_cast<int64_t>(axes) + 1) input = input.unsqueeze(0);  // no batch axis
-  if (examples.second || input.size(0) % examples.count != 0) {
-    return {.parts = {}, .reason = "its input has no axis for the examples"};
-  }
+  set_padding(arguments[4], convolution);
+  const at::Tensor input = with_batch_axis(use->tensor(0).detach(), axes);
+  std::string reason = refuse_convolution(*use, input, examples);
+  if (!reason.empty()) return {.parts = {}, .reason = std::move(reason)};
 
   MatchedUse matched;
   const int64_t groups = convolution.groups;
@@ -117,17 +74,18 @@ MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, Exam
                    .layout = {.groups = groups},
                    .group = group,
                    .gradients = {}};
-    if (weight != nullptr) {
+    if (const ParameterArgument* weight = use->parameter_at(1)) {
       part.weight = weight->parameter;
+      const at::Tensor x = input.narrow(1, group * channels, channels);
       part.inputs = [=] {
-        const at::Tensor x = pad(input.narrow(1, group * channels, channels), begin, end);
-        const at::Tensor rows = patches(x, convolution);
-        return rows.reshape({examples.count, -1, rows.size(2)});
+        const at::Tensor padded = pad(x, convolution.padding_begin, convolution.padding_end);
+        return window_rows(windows(padded, convolution), examples);
       };
+      use_window_moment(x, taps_of(convolution, x), part);
     }
-    if (bias != nullptr) part.bias = bias->parameter;
+    if (const ParameterArgument* bias = use->parameter_at(2)) part.bias = bias->parameter;
     part.gradients = [=](const at::Tensor& g) {
-      const at::Tensor batched = g.dim() == static_cast<int64_t>(axes) + 1 ? g.unsqueeze(0) : g;
+      const at::Tensor batched = with_batch_axis(g, axes);
       return *channel_rows_of_examples(batched.narrow(1, group * outputs, outputs), examples);
     };
     matched.parts.push_back(std::move(part));

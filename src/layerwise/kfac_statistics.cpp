@@ -35,7 +35,8 @@ class EigenvectorCache {
     for (const auto& [known, vectors] : known_) {
       if (known.sizes() == matrix.sizes() && at::equal(known, matrix)) return vectors;
     }
-    known_.emplace_back(matrix, symmetric_eigen(matrix, who).vectors);
+    // In the layout of a loaded file, so that resumed sums are the same to the last bit.
+    known_.emplace_back(matrix, symmetric_eigen(matrix, who).vectors.contiguous());
     return known_.back().second;
   }
 
@@ -84,9 +85,7 @@ void KfacStatistics::add_inputs(size_t block, const LayerPass& pass, const at::T
   }
   BlockSums& sums = sums_[block];
   if (!reduces()) {
-    const InputMoment moment = pass.input_moment(block, weights);
-    sums.factors.a.add_(moment.second);
-    sums.input_count += moment.count;
+    sums.input_count += pass.add_input_moment(block, weights, sums.factors.a);
     return;
   }
   const at::Tensor rows = pass.inputs(block).mean(1);

@@ -5,9 +5,9 @@
 namespace curvature::detail {
 
 MatchedUse match_use(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples) {
-  static const std::vector<LayerRule> rules = {&linear_rule,        &matmul_rule,
-                                               &convolution_rule,   &embedding_rule,
-                                               &normalization_rule, &elementwise_rule};
+  static const std::vector<LayerRule> rules = {
+      &linear_rule,    &matmul_rule,        &convolution_rule, &transposed_convolution_rule,
+      &embedding_rule, &normalization_rule, &elementwise_rule};
   std::string reason;
   for (const LayerRule rule : rules) {
     MatchedUse matched = rule(use, examples);

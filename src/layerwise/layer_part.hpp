@@ -20,11 +20,10 @@ struct WeightLayout {
   bool transposed = false;
 };
 
-/// Second moments of a layer's inputs, summed over examples and positions.
+/// Besides the second moment of inputs.
 struct InputMoment {
-  at::Tensor second;  ///< sum of a a^T `[n, n]`, of which only the lower triangle counts
-  at::Tensor first;   ///< sum of a `[n]`
-  double count = 0;   ///< of terms
+  at::Tensor first;  ///< the sum of a over examples and positions `[inputs]`
+  double count = 0;  ///< of examples times positions
 };
 
 /// What one use of a layer says about one Kronecker block: for example n the gradient of the matrix
@@ -38,8 +37,10 @@ struct LayerPart {
   /// a `[N, S, inputs]`, without the 1; empty for a block without weight, or whose weight is a
   /// vector that multiplies what `gradients` holds already.
   std::function<at::Tensor()> inputs = nullptr;
-  /// The inputs' moments, where they come cheaper than from `inputs`.
-  std::function<InputMoment()> moment = nullptr;
+  /// Adds the sum of a a^T over examples and positions to `second` `[inputs, inputs]` without
+  /// making a; not every rule can.
+  std::function<InputMoment(at::Tensor& second)> add_moment = nullptr;
+  bool moment_is_cheaper = false;  ///< than the product of `inputs`
   /// Equal for parts of a pass with the same inputs (query, key and value of an attention); empty
   /// if they are not told apart.
   std::string input_key = {};
@@ -76,6 +77,8 @@ using LayerRule = MatchedUse (*)(const std::shared_ptr<const OperationUse>& use,
 MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 MatchedUse matmul_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
+MatchedUse transposed_convolution_rule(const std::shared_ptr<const OperationUse>& use,
+                                       ExampleAxis examples);
 MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 MatchedUse normalization_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);
 MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples);

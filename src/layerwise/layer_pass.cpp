@@ -15,19 +15,6 @@
 #include "layerwise/gram.hpp"
 
 namespace curvature::detail {
-namespace {
-
-/// Moments of [a; b] with a constant b, 1 or, for a use without bias, 0.
-InputMoment with_constant(const InputMoment& moment, double constant) {
-  const int64_t n = moment.first.size(0);
-  at::Tensor second = at::zeros({n + 1, n + 1}, moment.second.options());
-  second.narrow(0, 0, n).narrow(1, 0, n).copy_(moment.second);
-  second.select(0, n).narrow(0, 0, n).copy_(moment.first * constant);
-  second.select(0, n).select(0, n).fill_(moment.count * constant);
-  return {second, {}, moment.count};
-}
-
-}  // namespace
 
 LayerPass::LayerPass(const EmpiricalRisk& risk, const LayerPlan& plan, const BatchRisk& batch,
                      const Recorded& recorded, bool separate_bias)
@@ -65,6 +52,7 @@ void LayerPass::add_parts(const OperationUse& use, const MatchedUse& matched, bo
       if (block == plan_.blocks.end()) {
         check_known(part.weight ? *part.weight : *part.bias);
       } else {
+        if (!part.input_key.empty()) ++key_counts_[part.input_key];
         parts_[static_cast<size_t>(block - plan_.blocks.begin())].push_back(
             {std::move(part), num_wholes_, edges_.size(), use.output_shape});
       }
@@ -104,50 +92,56 @@ at::Tensor LayerPass::inputs(size_t block) const {
   return uses.size() == 1 ? uses.front() : at::cat(uses, 1);
 }
 
-InputMoment LayerPass::moment_of(const Part& part, const at::Tensor& weights) const {
-  if (part.part.inputs == nullptr) {
-    const double count =
-        (weights.defined() ? weights.sum().item<double>() : static_cast<double>(num_examples_)) *
-        static_cast<double>(positions_of(part));
-    return {at::full({1, 1}, count, options()), {}, count};
-  }
-  const std::string& key = part.part.input_key;
-  if (const auto known = moments_.find(key); !key.empty() && known != moments_.end()) {
-    return known->second;
-  }
-  InputMoment moment;
-  if (part.part.moment != nullptr && !weights.defined()) {
-    moment = part.part.moment();
+InputMoment LayerPass::add_moment(const Part& part, const at::Tensor& weights,
+                                  at::Tensor& second) const {
+  if (part.part.moment_is_cheaper && !weights.defined()) return part.part.add_moment(second);
+  at::Tensor a = part.part.inputs();
+  InputMoment moment{.first = {}, .count = static_cast<double>(a.size(0) * a.size(1))};
+  if (weights.defined()) {
+    const at::Tensor w = weights.to(options());
+    moment.count = w.sum().item<double>() * static_cast<double>(a.size(1));
+    moment.first = a.sum(1).t().mv(w);
+    a = a * w.sqrt().view({-1, 1, 1});
   } else {
-    at::Tensor a = part.part.inputs();
-    moment.count = static_cast<double>(a.size(0) * a.size(1));
-    moment.second = at::zeros({a.size(2), a.size(2)}, options());
-    if (weights.defined()) {
-      const at::Tensor w = weights.to(options());
-      moment.count = w.sum().item<double>() * static_cast<double>(a.size(1));
-      moment.first = a.sum(1).t().mv(w);
-      a = a * w.sqrt().view({-1, 1, 1});
-    } else {
-      moment.first = a.flatten(0, 1).sum(0);
-    }
-    add_gram_of_examples(moment.second, a);
+    moment.first = a.flatten(0, 1).sum(0);
   }
-  if (!key.empty()) moments_[key] = moment;
+  add_gram_of_examples(second, a);
   return moment;
 }
 
-InputMoment LayerPass::input_moment(size_t block, const at::Tensor& weights) const {
+double LayerPass::add_input_moment(size_t block, const at::Tensor& weights, at::Tensor& sum) const {
   const at::NoGradGuard no_grad;
-  InputMoment sum;
+  const int64_t n = plan_.blocks[block].weight_columns;
+  double total = 0;
   for (const Part& part : parts_[block]) {
-    InputMoment moment = moment_of(part, weights);
-    if (part.part.inputs != nullptr && plan_.blocks[block].bias) {
-      moment = with_constant(moment, part.part.bias ? 1 : 0);
+    if (part.part.inputs == nullptr) {  // a = 1
+      const double examples =
+          weights.defined() ? weights.sum().item<double>() : static_cast<double>(num_examples_);
+      const double count = examples * static_cast<double>(positions_of(part));
+      sum.add_(count);
+      total += count;
+      continue;
     }
-    sum.second = sum.second.defined() ? sum.second + moment.second : moment.second;
-    sum.count += moment.count;
+    at::Tensor second = sum.narrow(0, 0, n).narrow(1, 0, n);
+    InputMoment moment;
+    const std::string& key = part.part.input_key;
+    if (key.empty() || key_counts_.at(key) == 1) {
+      moment = add_moment(part, weights, second);
+    } else {
+      auto [known, is_new] = shared_moments_.try_emplace(key);
+      if (is_new) {
+        known->second.first = at::zeros({n, n}, options());
+        known->second.second = add_moment(part, weights, known->second.first);
+      }
+      second.add_(known->second.first);
+      moment = known->second.second;
+    }
+    total += moment.count;
+    if (!part.part.bias) continue;  // a use may leave the bias out
+    sum.select(0, n).narrow(0, 0, n).add_(moment.first);
+    sum.select(0, n).select(0, n).add_(moment.count);
   }
-  return sum;
+  return total;
 }
 
 at::Tensor LayerPass::indices(size_t block) const {

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "layerwise/layer_plan.hpp"
@@ -24,8 +25,10 @@ class LayerPass {
   int64_t num_positions(size_t block) const;
   /// Inputs [a; 1] of a block `[N, S, columns]`, uses joined along the positions.
   at::Tensor inputs(size_t block) const;
-  /// Sums over examples (with weights `[N]`, or all 1 if undefined) and positions of [a; 1].
-  InputMoment input_moment(size_t block, const at::Tensor& weights) const;
+  /// Adds the outer products of the inputs over examples (with weights `[N]`, or all 1 if
+  /// undefined) and positions to the lower triangle of `sum` `[columns, columns]`, and returns how
+  /// many there are.
+  double add_input_moment(size_t block, const at::Tensor& weights, at::Tensor& sum) const;
   /// Positions of the ones of a block with one-hot inputs `[N, S]`, -1 for none.
   at::Tensor indices(size_t block) const;
 
@@ -46,7 +49,7 @@ class LayerPass {
   };
 
   void add_parts(const OperationUse& use, const MatchedUse& matched, bool separate_bias);
-  InputMoment moment_of(const Part& part, const at::Tensor& weights) const;
+  InputMoment add_moment(const Part& part, const at::Tensor& weights, at::Tensor& second) const;
   int64_t positions_of(const Part& part) const;
   at::TensorOptions options() const { return output_.options().requires_grad(false); }
 
@@ -57,8 +60,10 @@ class LayerPass {
   size_t num_wholes_ = 0;
   at::Tensor output_;
   std::vector<torch::autograd::Edge> edges_;
-  std::vector<std::vector<Part>> parts_;                ///< of each block
-  mutable std::map<std::string, InputMoment> moments_;  ///< by input key
+  std::vector<std::vector<Part>> parts_;   ///< of each block
+  std::map<std::string, int> key_counts_;  ///< parts with an input key
+  /// Of inputs that several parts share, by their key.
+  mutable std::map<std::string, std::pair<at::Tensor, InputMoment>> shared_moments_;
 };
 
 }  // namespace curvature::detail

@@ -35,6 +35,7 @@ std::vector<LayerPart> split(const LayerPart& part, bool separate_bias) {
   weight.bias.reset();
   bias.weight.reset();
   bias.inputs = nullptr;
+  bias.moment_is_cheaper = false;
   return {weight, bias};
 }
 

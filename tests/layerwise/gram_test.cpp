@@ -1,12 +1,11 @@
-#include "../../src/layerwise/gram.hpp"
-
 #include <torch/torch.h>
 
 #include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 
-#include "../../src/layerwise/squared_gradients.hpp"
+#include "layerwise/gram.hpp"
 #include "layerwise/reference.hpp"
+#include "layerwise/squared_gradients.hpp"
 
 using namespace curvature;
 using namespace curvature::testing;
@@ -22,16 +21,29 @@ BOOST_DATA_TEST_CASE(the_lower_triangle_is_the_one_of_the_product,
   BOOST_TEST(close(curvature::detail::mirror_lower(sum), 5 * x.t().matmul(x)));
 }
 
-BOOST_AUTO_TEST_CASE(rows_may_lie_column_by_column) {
-  const at::Tensor channels = numbers({4, 6, 9}, 2);  // [N, m, S]
-  const at::Tensor rows = channels.transpose(1, 2);
-  at::Tensor from_view = at::zeros({6, 6}, rows.options());
-  at::Tensor from_copy = from_view.clone();
-  curvature::detail::add_gram_of_examples(from_view, rows);
-  curvature::detail::add_gram_of_examples(from_copy, rows.contiguous());
-  const at::Tensor flat = rows.reshape({36, 6});
-  BOOST_TEST(close(curvature::detail::mirror_lower(from_view), flat.t().matmul(flat)));
-  BOOST_TEST(close(curvature::detail::mirror_lower(from_copy), flat.t().matmul(flat)));
+BOOST_AUTO_TEST_CASE(rows_may_lie_in_any_layout) {
+  for (const int64_t examples : {1, 3}) {
+    for (const int64_t positions : {1, 7, 127, 128, 200}) {
+      for (const int64_t rows : {1, 5}) {
+        const at::Tensor g = numbers({examples, positions, rows}, 1);
+        const at::Tensor channels_first = g.transpose(1, 2).contiguous().transpose(1, 2);
+        const at::Tensor wider = numbers({examples, rows + 2, positions}, 2);
+        const at::Tensor channels_of_group = wider.narrow(1, 1, rows).transpose(1, 2);
+        for (const at::Tensor& layout : {g, channels_first, channels_of_group}) {
+          at::Tensor expected = at::zeros({rows, rows}, g.options()), sum = expected.clone();
+          for (int64_t n = 0; n < examples; ++n) {
+            for (int64_t s = 0; s < positions; ++s) {
+              expected += at::outer(layout[n][s], layout[n][s]);
+            }
+          }
+          BOOST_TEST_CONTEXT(examples << " x " << positions << " x " << rows) {
+            curvature::detail::add_gram_of_examples(sum, layout);
+            BOOST_TEST(close(curvature::detail::mirror_lower(sum), expected, {1e-12, 1e-12}));
+          }
+        }
+      }
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(squared_gradients_are_the_same_in_every_order_of_work) {

@@ -220,7 +220,14 @@ inline LayerReference layer_reference(const LayerCase& layer_case, const Empiric
         for (at::Tensor& a : example.a) a = a.narrow(1, 0, n);
       }
       for (detail::ExampleRows& example : rows[name + " bias"]) {
-        for (at::Tensor& a : example.a) a = a.narrow(1, n, 1);
+        detail::ExampleRows with_bias;  // a use may leave the bias out
+        for (size_t u = 0; u < example.a.size(); ++u) {
+          const at::Tensor ones = example.a[u].narrow(1, n, 1);
+          if (ones.abs().max().item<double>() == 0) continue;
+          with_bias.a.push_back(ones);
+          with_bias.g.push_back(example.g[u]);
+        }
+        example = with_bias;
       }
     }
     blocks = split;

@@ -138,32 +138,35 @@ void add_linear(std::vector<LayerCase>& all) {
   all.push_back(make_case(
       "mm with W^T, then plus b", both, [=](const TensorList& x) { return x[0].mm(w.t()) + b; },
       [=](Tape& t, const TensorList& x) {
-        return t.shift("bias", t.linear("layer", x[0].unsqueeze(0), w), b).squeeze(0);
+        return t.linear("layer", x[0].unsqueeze(0), w, b).squeeze(0);
       },
-      [](ParameterIndex& i) {
-        return std::map<std::string, BlockIndex>{{"layer", matrix(i["weight"])},
-                                                 {"bias", column(i["bias"])}};
+      kJoint, {numbers({5, 3}, 8)}));
+  // The product is used a second time, without the bias: one layer with two uses.
+  const at::Tensor product_bias = parameter({2}, 31);
+  all.push_back(make_case(
+      "mm with W^T, then plus b, and a second use of W", {{"weight", w}, {"bias", product_bias}},
+      [=](const TensorList& x) {
+        return (x[0].mm(w.t()) + product_bias).tanh() + x[0].square().mm(w.t());
       },
-      {numbers({5, 3}, 8)}));
+      [=](Tape& t, const TensorList& x) {
+        const at::Tensor row = x[0].unsqueeze(0), square = row.square();
+        const at::Tensor without = at::cat({square, at::zeros({1, 1}, square.options())}, 1);
+        return (t.linear("layer", row, w, product_bias).tanh() +
+                t.use("layer", without, square.matmul(w.t())))
+            .squeeze(0);
+      },
+      kJoint, {numbers({5, 3}, 32)}));
   auto module = seeded(torch::nn::Linear(3, 2), 22);
   for (const bool sequence : {false, true}) {  // over more axes it is a product and a sum in place
     all.push_back(make_case(
         sequence ? "module over a sequence, then ReLU in place" : "module, then ReLU in place",
         named(module), [=](const TensorList& x) mutable { return module->forward(x[0]).relu_(); },
         [=](Tape& t, const TensorList& x) {
-          if (!sequence) {
-            return t.linear("layer", x[0].unsqueeze(0), module->weight, module->bias)
-                .squeeze(0)
-                .relu();
-          }
-          return t.shift("bias", t.linear("layer", x[0], module->weight), module->bias).relu();
+          const at::Tensor rows = sequence ? x[0] : x[0].unsqueeze(0);
+          const at::Tensor y = t.linear("layer", rows, module->weight, module->bias).relu();
+          return sequence ? y : y.squeeze(0);
         },
-        [=](ParameterIndex& i) {
-          if (!sequence) return kJoint(i);
-          return std::map<std::string, BlockIndex>{{"layer", matrix(i["weight"])},
-                                                   {"bias", column(i["bias"])}};
-        },
-        {sequence ? numbers({4, 2, 3}, 23) : numbers({6, 3}, 23)}));
+        kJoint, {sequence ? numbers({4, 2, 3}, 23) : numbers({6, 3}, 23)}));
   }
   const at::Tensor frozen = numbers({2, 3}, 9);
   all.push_back(make_case(
@@ -367,6 +370,145 @@ void add_convolutions(std::vector<LayerCase>& all) {
 }
 
 // ---------------------------------------------------------------------------------------------
+// Transposed convolutions
+
+/// What each output of a transposed convolution sees of `[C, ...]`, `[S, C * kernel]`, entry by
+/// entry: pixel i goes to output i * stride + k * dilation - padding. Here `end` is the padding of
+/// the output.
+at::Tensor hand_transposed_patches(const at::Tensor& x, const Window& window) {
+  const size_t axes = window.kernel.size();
+  Shape out;
+  for (size_t i = 0; i < axes; ++i) {
+    out.push_back((x.size(static_cast<int64_t>(i) + 1) - 1) * window.stride[i] -
+                  2 * window.begin[i] + window.dilation[i] * (window.kernel[i] - 1) +
+                  window.end[i] + 1);
+  }
+  const int64_t channels = x.size(0), kernel = c10::multiply_integers(window.kernel);
+  const at::Tensor pixels = x.contiguous().view({channels, -1});
+  const at::Tensor rows = at::zeros({c10::multiply_integers(out), channels, kernel}, x.options());
+  for (int64_t pixel = 0; pixel < pixels.size(1); ++pixel) {
+    for (int64_t k = 0; k < kernel; ++k) {
+      int64_t row = 0, pixel_digits = pixel, kernel_digits = k, weight = 1;
+      bool inside = true;
+      for (size_t i = axes; i-- > 0;) {
+        const int64_t extent = x.size(static_cast<int64_t>(i) + 1);
+        const int64_t j = pixel_digits % extent * window.stride[i] +
+                          kernel_digits % window.kernel[i] * window.dilation[i] - window.begin[i];
+        inside = inside && 0 <= j && j < out[i];
+        row += j * weight;
+        weight *= out[i];
+        pixel_digits /= extent;
+        kernel_digits /= window.kernel[i];
+      }
+      if (inside) rows.select(2, k)[row] += pixels.select(1, pixel);
+    }
+  }
+  return rows.view({rows.size(0), -1});
+}
+
+template <int64_t kAxes>
+auto transposed_convolution(torch::nn::ConvTransposeOptions<kAxes> options, uint64_t seed) {
+  if constexpr (kAxes == 1) return seeded(torch::nn::ConvTranspose1d(options), seed);
+  if constexpr (kAxes == 2) return seeded(torch::nn::ConvTranspose2d(options), seed);
+  if constexpr (kAxes == 3) return seeded(torch::nn::ConvTranspose3d(options), seed);
+}
+
+void add_transposed(std::vector<LayerCase>& all, const std::string& name, const at::Tensor& weight,
+                    const at::Tensor& bias, const Layer& layer, at::IntArrayRef shape,
+                    const Window& window, int64_t groups, Head kind) {
+  std::vector<NamedTensor> parameters = {{"weight", weight}};
+  if (bias.defined()) parameters.push_back({"bias", bias});
+  const auto pixels_last = [kind](const at::Tensor& y) {  // [N, C, ...], for terms of positions
+    return kind == Head::kOneTerm ? y.flatten(2) : y.flatten(2).transpose(1, 2);
+  };
+  all.push_back(make_case(
+      name, parameters, [=](const TensorList& x) { return pixels_last(layer(x)); },
+      [=](Tape& t, const TensorList& x) {
+        TensorList outputs;
+        for (int64_t i = 0; i < groups; ++i) {
+          const auto part = static_cast<size_t>(i);
+          const at::Tensor rows = hand_transposed_patches(x[0].chunk(groups)[part], window);
+          const at::Tensor kernel = weight.chunk(groups)[part].transpose(0, 1).flatten(1);
+          const at::Tensor b = bias.defined() ? bias.chunk(groups)[part] : at::Tensor();
+          outputs.push_back(t.linear("group " + std::to_string(i), rows, kernel, b).t());
+        }
+        return pixels_last(at::cat(outputs).unsqueeze(0)).squeeze(0);
+      },
+      [groups, has_bias = bias.defined()](ParameterIndex& index) {
+        std::map<std::string, BlockIndex> blocks;
+        for (int64_t i = 0; i < groups; ++i) {
+          const auto part = static_cast<size_t>(i);
+          const at::Tensor w = index["weight"].chunk(groups)[part].transpose(0, 1);
+          blocks["group " + std::to_string(i)] =
+              has_bias ? joint(w, index["bias"].chunk(groups)[part]) : matrix(w);
+        }
+        return blocks;
+      },
+      {numbers(shape, 22)}, kind));
+}
+
+/// Of a module.
+template <int64_t kAxes>
+void add_transposed(std::vector<LayerCase>& all, const std::string& name,
+                    torch::nn::ConvTransposeOptions<kAxes> options, at::IntArrayRef shape,
+                    Head kind = Head::kOneTerm) {
+  auto module = transposed_convolution<kAxes>(options, 23);
+  const auto values = [](const auto& array) { return at::IntArrayRef(*array).vec(); };
+  const Window window{values(options.kernel_size()), values(options.stride()),
+                      values(options.dilation()), values(options.padding()),
+                      values(options.output_padding())};
+  add_transposed(
+      all, "transposed convolution " + name, module->weight, module->bias,
+      [=](const TensorList& x) mutable { return module->forward(x[0]); }, shape, window,
+      options.groups(), kind);
+}
+
+/// Kernels as long as the stride are padded: if all entries saw each pixel once, A would have equal
+/// eigenvalues and EK-FAC no unique basis.
+void add_transposed_convolutions(std::vector<LayerCase>& all) {
+  using O1 = torch::nn::ConvTransposeOptions<1>;
+  using O2 = torch::nn::ConvTransposeOptions<2>;
+  using O3 = torch::nn::ConvTransposeOptions<3>;
+  add_transposed<1>(all, "1-d", O1(2, 3, 3), {4, 2, 4});
+  add_transposed<1>(all, "1-d, without bias", O1(3, 2, 2).bias(false), {4, 3, 3});
+  add_transposed<1>(all, "1-d, stride, padding, output padding",
+                    O1(2, 2, 3).stride(2).padding(1).output_padding(1), {4, 2, 4});
+  add_transposed<1>(all, "1-d, stride beyond the kernel", O1(2, 2, 2).stride(3).padding(1),
+                    {4, 2, 3});
+  add_transposed<1>(all, "1-d, padding beyond the kernel",
+                    O1(2, 2, 2).stride(3).padding(3).output_padding(2), {4, 2, 4});
+  add_transposed<1>(all, "1-d, all but the zeros between pixels is cut off",
+                    O1(2, 2, 1).stride(3).padding(1).output_padding(2), {4, 2, 1});
+  add_transposed<1>(all, "1-d, a term per pixel", O1(2, 3, 2), {4, 2, 3}, Head::kPositions);
+  add_transposed<2>(all, "2-d", O2(2, 3, 3), {4, 2, 3, 2});
+  add_transposed<2>(
+      all, "2-d, all unequal",
+      O2(2, 2, {3, 2}).stride({2, 3}).padding({2, 1}).output_padding({1, 2}).dilation({1, 2}),
+      {4, 2, 3, 2});
+  add_transposed<2>(all, "2-d, stride and dilation share a factor",
+                    O2(1, 2, 2).stride({4, 2}).dilation({2, 4}).padding(1), {4, 1, 2, 3});
+  add_transposed<2>(all, "2-d, groups", O2(4, 6, 2).groups(2).padding(1), {5, 4, 3, 3});
+  add_transposed<2>(all, "2-d, depthwise", O2(3, 6, 3).groups(3).stride(2).padding(1),
+                    {5, 3, 2, 2});
+  add_transposed<3>(all, "3-d", O3(1, 2, {2, 1, 2}).padding({1, 0, 0}), {4, 1, 3, 2, 2});
+  add_transposed<3>(all, "3-d, stride, output padding, dilation, groups",
+                    O3(2, 2, 2)
+                        .stride({1, 2, 2})
+                        .padding({0, 1, 1})
+                        .output_padding({0, 1, 0})
+                        .dilation({2, 1, 1})
+                        .groups(2),
+                    {4, 2, 2, 2, 2});
+  const at::Tensor w = parameter({2, 3, 2, 2}, 24), b = parameter({3}, 25);
+  add_transposed(
+      all, "transposed convolution, as the general one", w, b,
+      [=](const TensorList& x) {
+        return at::convolution(x[0], w, b, {2, 1}, {1, 0}, {1, 2}, /*transposed=*/true, {1, 0}, 1);
+      },
+      {4, 2, 3, 2}, {{2, 2}, {2, 1}, {1, 2}, {1, 0}, {1, 0}}, 1, Head::kOneTerm);
+}
+
+// ---------------------------------------------------------------------------------------------
 // Embeddings, norms, scale and shift
 
 at::Tensor standardized(const at::Tensor& x, at::IntArrayRef axes) {
@@ -485,6 +627,7 @@ std::vector<LayerCase> make_cases() {
   std::vector<LayerCase> all;
   add_linear(all);
   add_convolutions(all);
+  add_transposed_convolutions(all);
   add_others(all);
   return all;
 }

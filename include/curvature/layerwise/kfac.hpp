@@ -49,13 +49,13 @@ struct KfacOptions {
 /// over examples, positions, uses and backpropagated vectors, k the scale of the risk.
 ///
 /// Layers are found while the model runs: linear layers and products with a parameter from the
-/// right, convolutions over 1 to 3 axes (each group a layer), embeddings, scale and shift of layer,
-/// group, batch and RMS norms, vectors added to or multiplying the last axis; modules, functions
-/// and TorchScript alike. Where terms of an example interact, each term and column of `kType2`
-/// carries a random sign, so that cross terms vanish in expectation. Weight decay is not in it.
-/// Costs one forward pass and one backward pass for each vector, and an extra one of each for
-/// checks. Closed forms: all. Martens, Grosse, ICML 2015;
-/// Eschenhagen, Immer, Turner, Schneider, Hennig, NeurIPS 2023.
+/// right, convolutions over 1 to 3 axes, transposed or not (each group a layer), embeddings, scale
+/// and shift of layer, group, batch and RMS norms, vectors added to or multiplying the last axis;
+/// modules, functions and TorchScript alike. Where terms of an example interact, each term and
+/// column of `kType2` carries a random sign, so that cross terms vanish in expectation. Weight
+/// decay is not in it. Costs one forward pass and one backward pass for each vector, and an extra
+/// one of each for checks. Closed forms: all. Martens, Grosse, ICML 2015; Eschenhagen, Immer,
+/// Turner, Schneider, Hennig, NeurIPS 2023.
 /// @throws NotSupportedError for a parameter that is not covered, and how it is used
 OperatorPtr kfac(const EmpiricalRisk& risk, const KfacOptions& options = {});
 

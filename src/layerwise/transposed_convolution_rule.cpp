@@ -1,0 +1,118 @@
+#include <ATen/ops/zeros.h>
+
+#include "core/check.hpp"
+#include "layerwise/convolution.hpp"
+#include "layerwise/window_moment.hpp"
+
+namespace curvature::detail {
+namespace {
+
+/// The input with stride - 1 zeros between its pixels.
+at::Tensor spread(const at::Tensor& x, const Shape& stride) {
+  Shape shape = x.sizes().slice(0, 2).vec();
+  for (size_t i = 0; i < stride.size(); ++i) {
+    shape.push_back((x.size(static_cast<int64_t>(i) + 2) - 1) * stride[i] + 1);
+  }
+  at::Tensor result = at::zeros(shape, x.options());
+  at::Tensor pixels = result;
+  for (size_t i = 0; i < stride.size(); ++i) {
+    pixels = pixels.slice(static_cast<int64_t>(i) + 2, 0, shape[i + 2], stride[i]);
+  }
+  pixels.copy_(x);
+  return result;
+}
+
+/// What a convolution with stride 1 of the spread input reads, which has the same outputs.
+Convolution convolution_of_spread(const Convolution& transposed, const Shape& output_padding) {
+  Convolution plain = transposed;
+  plain.stride = Shape(transposed.axes(), 1);
+  for (size_t i = 0; i < transposed.axes(); ++i) {
+    plain.padding_begin[i] = transposed.reach(i) - transposed.padding_begin[i];
+    plain.padding_end[i] = plain.padding_begin[i] + output_padding[i];
+  }
+  return plain;
+}
+
+/// Entry k of the kernel adds pixel i to output pixel j = i s + k d - p: it reads the pixels with
+/// 0 <= j < outputs. Entries whose outputs differ modulo the stride never meet.
+std::vector<TapAxis> taps_of(const Convolution& transposed, const Shape& output_padding,
+                             const at::Tensor& input) {
+  std::vector<TapAxis> axes;
+  for (size_t i = 0; i < transposed.axes(); ++i) {
+    const int64_t stride = transposed.stride[i];
+    const int64_t outputs = (input.size(static_cast<int64_t>(i) + 2) - 1) * stride -
+                            2 * transposed.padding_begin[i] + transposed.reach(i) +
+                            output_padding[i] + 1;
+    TapAxis axis{.step = 1, .taps = {}};
+    for (int64_t k = 0; k < transposed.kernel[i]; ++k) {
+      const int64_t shift = k * transposed.dilation[i] - transposed.padding_begin[i];
+      axis.taps.push_back({.component = 0,
+                           .begin = -floor_divide(shift, stride),
+                           .end = -floor_divide(shift - outputs, stride),
+                           .phase = shift - floor_divide(shift, stride) * stride});
+    }
+    axis.positions = outputs;
+    axes.push_back(std::move(axis));
+  }
+  return axes;
+}
+
+}  // namespace
+
+/// The transpose of a convolution, as a convolution of the spread input with the flipped kernel.
+/// Positions are output pixels, inputs are what each sees, flipped back to the order of the kernel.
+/// The weight is `[inputs, outputs / groups, kernel...]`; each group is a layer of its own.
+MatchedUse transposed_convolution_rule(const std::shared_ptr<const OperationUse>& use,
+                                       ExampleAxis examples) {
+  const bool plain = use->name == "aten::conv_transpose1d" ||
+                     use->name == "aten::conv_transpose2d" || use->name == "aten::conv_transpose3d";
+  const bool general = use->name == "aten::convolution" || use->name == "aten::_convolution";
+  const auto& arguments = use->arguments;
+  if ((!plain && !general) || (general && !arguments[6].toBool())) return {};
+  const at::Tensor& kernel = use->tensor(1);
+  Convolution transposed{.kernel = kernel.sizes().slice(2).vec()};
+  const size_t axes = transposed.axes();
+  transposed.stride = expand(arguments[3].toIntVector(), axes);
+  transposed.padding_begin = expand(arguments[4].toIntVector(), axes);
+  const Shape output_padding = expand(arguments[general ? 7 : 5].toIntVector(), axes);
+  transposed.groups = arguments[general ? 8 : 6].toInt();
+  transposed.dilation = expand(arguments[general ? 5 : 7].toIntVector(), axes);
+  transposed.padding_end = transposed.padding_begin;
+  const at::Tensor input = with_batch_axis(use->tensor(0).detach(), axes);
+  std::string reason = refuse_convolution(*use, input, examples);
+  if (!reason.empty()) return {.parts = {}, .reason = std::move(reason)};
+
+  MatchedUse matched;
+  const int64_t groups = transposed.groups;
+  const int64_t channels = input.size(1) / groups, outputs = kernel.size(1);
+  const Convolution of_spread = convolution_of_spread(transposed, output_padding);
+  for (int64_t group = 0; group < groups; ++group) {
+    LayerPart part{.kind = fmt::format("transposed convolution {}-d", axes),
+                   .weight = std::nullopt,
+                   .bias = std::nullopt,
+                   .layout = {.groups = groups, .transposed = true},
+                   .group = group,
+                   .gradients = {}};
+    if (const ParameterArgument* weight = use->parameter_at(1)) {
+      part.weight = weight->parameter;
+      const at::Tensor x = input.narrow(1, group * channels, channels);
+      part.inputs = [=] {
+        const at::Tensor padded =
+            pad(spread(x, transposed.stride), of_spread.padding_begin, of_spread.padding_end);
+        Shape kernel_axes;
+        for (size_t i = 0; i < axes; ++i) kernel_axes.push_back(static_cast<int64_t>(2 + i));
+        return window_rows(windows(padded, of_spread).flip(kernel_axes), examples);
+      };
+      use_window_moment(x, taps_of(transposed, output_padding, x), part);
+    }
+    if (const ParameterArgument* bias = use->parameter_at(2)) part.bias = bias->parameter;
+    part.gradients = [=](const at::Tensor& g) {
+      const at::Tensor batched = with_batch_axis(g, axes);
+      return *channel_rows_of_examples(batched.narrow(1, group * outputs, outputs), examples);
+    };
+    matched.parts.push_back(std::move(part));
+  }
+  return matched;
+}
+
+}  // namespace curvature::detail
