@@ -38,6 +38,19 @@ void add_gram_of_examples(at::Tensor& sum, const at::Tensor& rows) {
   for (const at::Tensor& example : rows.unbind(0)) add_lower(sum, example);
 }
 
-at::Tensor mirror_lower(const at::Tensor& lower) { return lower.tril() + lower.tril(-1).t(); }
+void mirror_lower(at::Tensor& lower, double scale) {
+  constexpr int64_t kTile = 256;  // both sides of a transposition stay in the cache
+  const int64_t n = lower.size(0);
+  for (int64_t row = 0; row < n; row += kTile) {
+    const int64_t rows = std::min(kTile, n - row);
+    at::Tensor strip = lower.narrow(0, row, rows).narrow(1, 0, row + rows);
+    if (scale != 1) strip.mul_(scale);
+    for (int64_t column = 0; column < row; column += kTile) {
+      lower.narrow(0, column, kTile).narrow(1, row, rows).copy_(strip.narrow(1, column, kTile).t());
+    }
+    at::Tensor corner = strip.narrow(1, row, rows);
+    corner.copy_(corner.tril() + corner.tril(-1).t());
+  }
+}
 
 }  // namespace curvature::detail

@@ -11,7 +11,7 @@ void add_gram(at::Tensor& sum, const at::Tensor& rows);
 /// The same for X `[N, S, n]`, whose rows may lie in memory column by column, as a convolution's
 /// channels do.
 void add_gram_of_examples(at::Tensor& sum, const at::Tensor& rows);
-/// The symmetric matrix `[n, n]` with this lower triangle.
-at::Tensor mirror_lower(const at::Tensor& lower);
+/// Turns a lower triangle `[n, n]` into the symmetric matrix, times `scale`, in place.
+void mirror_lower(at::Tensor& lower, double scale = 1);
 
 }  // namespace curvature::detail

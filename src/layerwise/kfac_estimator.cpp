@@ -42,6 +42,24 @@ struct KfacEstimator::State {
     statistics.emplace(risk, options, std::move(plan));
   }
 
+  OperatorPtr operator_of(const std::vector<detail::FactorPair>& factors) const {
+    const at::NoGradGuard no_grad;
+    std::vector<OperatorPtr> inner;
+    for (size_t i = 0; i < factors.size(); ++i) {
+      const auto& [a, b] = factors[i];
+      const detail::LayerBlock& block = statistics->plan().blocks[i];
+      if (block.one_hot) {
+        const detail::SymmetricEigen eigen = detail::symmetric_eigen(
+            b, fmt::format("output factor of '{}'", detail::layer_name(risk.space(), block)));
+        inner.push_back(
+            detail::columns_in_basis(eigen.vectors, at::outer(eigen.values.clamp_min(0), a)));
+      } else {
+        inner.push_back(kronecker({b, a}, Symmetry::kPositiveSemidefinite));
+      }
+    }
+    return detail::assemble(risk, options, statistics->plan(), std::move(inner), "KFAC");
+  }
+
   const detail::KfacStatistics& seen() const {
     CURVATURE_CHECK(statistics && statistics->num_examples() > 0, OptionError,
                     "KfacEstimator: has seen no batch; call update first");
@@ -88,24 +106,11 @@ double KfacEstimator::num_examples() const {
   return state_->statistics ? state_->statistics->num_examples() : 0;
 }
 
-OperatorPtr KfacEstimator::kfac() const {
-  const detail::KfacStatistics& seen = state_->seen();
-  const at::NoGradGuard no_grad;
-  std::vector<OperatorPtr> inner;
-  const std::vector<detail::FactorPair> factors = seen.factors();
-  for (size_t i = 0; i < factors.size(); ++i) {
-    const auto& [a, b] = factors[i];
-    const detail::LayerBlock& block = seen.plan().blocks[i];
-    if (block.one_hot) {
-      const detail::SymmetricEigen eigen = detail::symmetric_eigen(
-          b, fmt::format("output factor of '{}'", detail::layer_name(state_->risk.space(), block)));
-      inner.push_back(
-          detail::columns_in_basis(eigen.vectors, at::outer(eigen.values.clamp_min(0), a)));
-    } else {
-      inner.push_back(kronecker({b, a}, Symmetry::kPositiveSemidefinite));
-    }
-  }
-  return detail::assemble(state_->risk, state_->options, seen.plan(), std::move(inner), "KFAC");
+OperatorPtr KfacEstimator::kfac() const& { return state_->operator_of(state_->seen().factors()); }
+
+OperatorPtr KfacEstimator::kfac() && {
+  state_->seen();
+  return state_->operator_of(std::move(*state_->statistics).factors());
 }
 
 OperatorPtr KfacEstimator::ekfac() const {

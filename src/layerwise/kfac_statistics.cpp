@@ -205,28 +205,38 @@ void KfacStatistics::refresh_basis() {
   square_weight_ = 0;
 }
 
-std::vector<FactorPair> KfacStatistics::factors() const {
+std::vector<FactorPair> KfacStatistics::factors() const& {
+  KfacStatistics copy = *this;
+  for (BlockSums& sums : copy.sums_) {
+    sums.factors.a = sums.factors.a.clone();
+    sums.factors.b = sums.factors.b.clone();
+  }
+  return std::move(copy).factors();
+}
+
+std::vector<FactorPair> KfacStatistics::factors() && {
   const at::NoGradGuard no_grad;
   TensorList sums;
   for (const BlockSums& block : sums_) {
-    const bool diagonal = block.factors.a.dim() == 1;
-    sums.push_back(diagonal ? block.factors.a.clone() : mirror_lower(block.factors.a));
-    sums.push_back(mirror_lower(block.factors.b));
+    sums.push_back(block.factors.a);
+    sums.push_back(block.factors.b);
     sums.push_back(at::full({1}, block.input_count, at::kDouble));
   }
   sums.push_back(at::full({1}, factor_weight_, at::kDouble));
   risk_.reducer().sum(sums);
   // B is a sum over the data, of which this may be a part.
   const double part = sums.back().item<double>() / risk_.total_weight();
+  const double output_scale = part > 0 ? 1 / part : 1;
   std::vector<FactorPair> pairs;
   for (size_t i = 0; i < sums_.size(); ++i) {
     const double count = sums[3 * i + 2].item<double>();
+    const double input_scale = count > 0 ? 1 / count : 1;
     at::Tensor a = sums[3 * i], b = sums[3 * i + 1];
-    if (count > 0) a.div_(count);
+    a.dim() == 1 ? static_cast<void>(a.mul_(input_scale)) : mirror_lower(a, input_scale);
     if (options_.fisher == Fisher::kForwardOnly) {
       b = at::eye(b.size(0), b.options());
-    } else if (part != 1 && part > 0) {
-      b.div_(part);
+    } else {
+      mirror_lower(b, output_scale);
     }
     pairs.push_back({a, b});
   }

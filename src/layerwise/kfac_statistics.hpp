@@ -46,8 +46,10 @@ class KfacStatistics {
   bool has_basis() const { return has_basis_; }
   double num_examples() const { return factor_weight_; }
   double num_corrected_examples() const { return square_weight_; }
-  /// The factors that the sums over all workers give.
-  std::vector<FactorPair> factors() const;
+  /// The factors that the sums over all workers give; from the sums' own memory if they are given
+  /// up.
+  std::vector<FactorPair> factors() const&;
+  std::vector<FactorPair> factors() &&;
   /// The basis of each block.
   std::vector<FactorPair> bases() const;
   /// Eigenvalues along the bases `[rows, columns]`.

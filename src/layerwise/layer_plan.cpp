@@ -252,6 +252,15 @@ at::Tensor sum_of_gradients(const LayerPass& pass, const LayerBlock& block, size
   return sum.t().reshape({-1, 1});
 }
 
+/// Gradients of parameters as columns `[shape..., 1]`, zero where none arrived.
+TensorList with_zeros(TensorList gradients, const TensorList& parameters) {
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    if (!gradients[i].defined()) gradients[i] = at::zeros_like(parameters[i].detach());
+    gradients[i] = gradients[i].unsqueeze(-1);
+  }
+  return gradients;
+}
+
 /// The gradient of the batch's loss must be what the uses say.
 void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, const LayerPass& pass,
                      LayerPlan& plan) {
@@ -264,30 +273,26 @@ void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, const La
   }
   const at::NoGradGuard no_grad;
   const TensorList gradients = pass.backward(cotangent, risk.parameters());
-  const size_t count = risk.parameters().size(), first = gradients.size() - count;
-  TensorList actual;
-  for (const at::Tensor& parameter : risk.parameters()) {
-    actual.push_back(at::zeros_like(parameter.detach()).unsqueeze(-1));
-  }
+  const TensorList at_parameters =
+      with_zeros(TensorList(gradients.end() - static_cast<std::ptrdiff_t>(risk.parameters().size()),
+                            gradients.end()),
+                 risk.parameters());
+  std::vector<double> norms, errors;
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
-    if (!pass.uses(i)) continue;
-    plan.blocks[i].scatter_add(
-        sum_of_gradients(pass, plan.blocks[i], i, pass.gradients(i, gradients)), actual);
+    const at::Tensor expected = plan.blocks[i].gather(at_parameters);
+    norms.push_back(expected.norm().item<double>());
+    errors.push_back(
+        pass.uses(i)
+            ? (sum_of_gradients(pass, plan.blocks[i], i, pass.gradients(i, gradients)) - expected)
+                  .norm()
+                  .item<double>()
+            : norms.back());
   }
   const double tolerance = risk.parameters().front().scalar_type() == at::kDouble ? 1e-8 : 1e-3;
-  double scale = 0;
-  for (size_t i = first; i < gradients.size(); ++i) {
-    if (gradients[i].defined()) scale = std::max(scale, gradients[i].norm().item<double>());
-  }
-  for (size_t i = 0; i < count; ++i) {
-    const at::Tensor& found = gradients[first + i];
-    const at::Tensor reference = found.defined() ? found : at::zeros_like(actual[i].squeeze(-1));
-    const double error = (actual[i].squeeze(-1) - reference).norm().item<double>();
-    if (error <= tolerance * (reference.norm().item<double>() + 1e-3 * scale)) continue;
-    for (const LayerBlock& block : plan.blocks) {
-      if (block.weight != i && block.bias != i) continue;
-      leave_out(plan, block, "its gradient is not the one of the operations that were seen");
-    }
+  const double scale = norms.empty() ? 0 : *std::max_element(norms.begin(), norms.end());
+  for (size_t i = 0; i < plan.blocks.size(); ++i) {
+    if (errors[i] <= tolerance * (norms[i] + 1e-3 * scale)) continue;
+    leave_out(plan, plan.blocks[i], "its gradient is not the one of the operations that were seen");
   }
 }
 

@@ -18,7 +18,8 @@ BOOST_DATA_TEST_CASE(the_lower_triangle_is_the_one_of_the_product,
   at::Tensor sum = at::zeros({n, n}, x.options());
   curvature::detail::add_gram(sum, x);
   curvature::detail::add_gram(sum, 2 * x);
-  BOOST_TEST(close(curvature::detail::mirror_lower(sum), 5 * x.t().matmul(x)));
+  curvature::detail::mirror_lower(sum, 0.5);
+  BOOST_TEST(close(sum, 2.5 * x.t().matmul(x)));
 }
 
 BOOST_AUTO_TEST_CASE(rows_may_lie_in_any_layout) {
@@ -38,7 +39,8 @@ BOOST_AUTO_TEST_CASE(rows_may_lie_in_any_layout) {
           }
           BOOST_TEST_CONTEXT(examples << " x " << positions << " x " << rows) {
             curvature::detail::add_gram_of_examples(sum, layout);
-            BOOST_TEST(close(curvature::detail::mirror_lower(sum), expected, {1e-12, 1e-12}));
+            curvature::detail::mirror_lower(sum);
+            BOOST_TEST(close(sum, expected, {1e-12, 1e-12}));
           }
         }
       }

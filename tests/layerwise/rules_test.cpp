@@ -499,13 +499,15 @@ void add_transposed_convolutions(std::vector<LayerCase>& all) {
                         .dilation({2, 1, 1})
                         .groups(2),
                     {4, 2, 2, 2, 2});
+  // Three pixels wide: with two no output would see both columns of the kernel, each eigenvalue of
+  // A would occur twice, and the basis of EK-FAC would not be unique.
   const at::Tensor w = parameter({2, 3, 2, 2}, 24), b = parameter({3}, 25);
   add_transposed(
       all, "transposed convolution, as the general one", w, b,
       [=](const TensorList& x) {
         return at::convolution(x[0], w, b, {2, 1}, {1, 0}, {1, 2}, /*transposed=*/true, {1, 0}, 1);
       },
-      {4, 2, 3, 2}, {{2, 2}, {2, 1}, {1, 2}, {1, 0}, {1, 0}}, 1, Head::kOneTerm);
+      {4, 2, 3, 3}, {{2, 2}, {2, 1}, {1, 2}, {1, 0}, {1, 0}}, 1, Head::kOneTerm);
 }
 
 // ---------------------------------------------------------------------------------------------

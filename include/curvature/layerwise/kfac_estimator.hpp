@@ -46,7 +46,9 @@ class KfacEstimator {
   /// Examples seen, or with a decay their weight.
   double num_examples() const;
   /// K-FAC of what was seen: see `curvature::kfac`. @throws OptionError before the first update
-  OperatorPtr kfac() const;
+  OperatorPtr kfac() const&;
+  /// The same from the estimator's own memory; it cannot be used after.
+  OperatorPtr kfac() &&;
   /// EK-FAC of what was seen: see `curvature::ekfac`.
   /// @throws OptionError unless the eigenvalues along a basis were collected
   OperatorPtr ekfac() const;
