@@ -4,24 +4,26 @@
 
 #include <ATen/TensorOperators.h>
 
+#include "core/matrix_product.hpp"
+
 namespace curvature::detail {
 namespace {
 
-/// Rows of the triangle that are multiplied at once: fewer save more arithmetic, more keep the
+/// Columns of the triangle that are multiplied at once: fewer save more arithmetic, more keep the
 /// products large enough to run at full speed.
-int64_t rows_at_once(int64_t n) {
+int64_t columns_at_once(int64_t n) {
   constexpr int64_t kSmallest = 128, kPieces = 6;
   return std::max(kSmallest, (n + kPieces - 1) / kPieces);
 }
 
-/// sum += left^T right on and below the diagonal, for left = right `[R, n]`.
+/// sum += X^T X on and below the diagonal, for rows X `[R, n]`, a few columns at a time.
 void add_lower(at::Tensor& sum, const at::Tensor& rows) {
-  const int64_t n = rows.size(1), step = rows_at_once(n);
+  const int64_t n = rows.size(1), step = columns_at_once(n);
   const at::Tensor transposed = rows.t();
   for (int64_t begin = 0; begin < n; begin += step) {
-    const int64_t count = std::min(step, n - begin);
-    at::Tensor part = sum.narrow(0, begin, count).narrow(1, 0, begin + count);
-    part.addmm_(transposed.narrow(0, begin, count), rows.narrow(1, 0, begin + count));
+    const int64_t count = std::min(step, n - begin), below = n - begin;
+    at::Tensor part = sum.narrow(0, begin, below).narrow(1, begin, count);
+    add_matrix_product(part, transposed.narrow(0, begin, below), rows.narrow(1, begin, count));
   }
 }
 

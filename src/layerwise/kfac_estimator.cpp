@@ -25,15 +25,10 @@ struct KfacEstimator::State {
   std::optional<detail::KfacStatistics> statistics = {};  ///< once the layers are known
 
   void observe(const BatchRisk& batch, detail::KfacStatistics::Targets targets) {
-    std::optional<detail::Recorded> recorded;  // what the layers are found in serves for the update
-    if (!statistics) {
-      recorded = detail::record(risk, batch);
-      start(detail::plan_layers(risk, options, batch, *recorded));
-    }
+    if (!statistics) start(detail::plan_layers(risk, options, batch));
     if (decay != 1) statistics->decay(decay, targets);
-    const bool whole = !statistics->plan().examples_alone;
     detail::for_each_piece(risk, statistics->plan(), batch, [&](const BatchRisk& piece) {
-      statistics->add(piece, recorded && whole ? *recorded : detail::record(risk, piece), targets);
+      statistics->add(piece, detail::record(risk, piece), targets);
     });
   }
 

@@ -360,9 +360,7 @@ LayerPlan plan_examples(const EmpiricalRisk& risk, const KfacOptions& options,
   return plan;
 }
 
-}  // namespace
-
-LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options, const BatchRisk& batch,
+LayerPlan find_layers(const EmpiricalRisk& risk, const KfacOptions& options, const BatchRisk& batch,
                       const Recorded& recorded) {
   LayerPlan plan = plan_batches(risk, options, batch, recorded);
   if (plan.uncovered.empty()) return plan;
@@ -370,9 +368,18 @@ LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options, con
   return alone.uncovered.size() < plan.uncovered.size() ? alone : plan;
 }
 
+}  // namespace
+
 LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options) {
-  const BatchRisk batch = risk.on(0);
-  return plan_layers(risk, options, batch, record(risk, batch));
+  return plan_layers(risk, options, risk.on(0));
+}
+
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options,
+                      const BatchRisk& batch) {
+  const std::string key = fmt::format("layers, bias {}, sharing {}", options.separate_bias,
+                                      static_cast<int>(options.weight_sharing));
+  return *risk.memo().get<LayerPlan>(
+      key, [&] { return find_layers(risk, options, batch, record(risk, batch)); });
 }
 
 void for_each_piece(const EmpiricalRisk& risk, const LayerPlan& plan, const BatchRisk& batch,

@@ -35,9 +35,10 @@ Recorded record(const EmpiricalRisk& risk, const BatchRisk& batch);
 
 /// Finds the blocks in the forward pass of a batch and checks them on one of its examples: the
 /// gradient of each covered parameter must be the one that its uses say, and the example must have
-/// as many positions as in the batch. Costs a forward and a backward pass of an example.
-LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options, const BatchRisk& batch,
-                      const Recorded& recorded);
+/// as many positions as in the batch. Done once for a risk; costs a forward pass of the batch and
+/// another, with a backward pass, of the example.
+LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options,
+                      const BatchRisk& batch);
 /// The same for the first batch.
 LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options);
 

@@ -8,11 +8,18 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/zeros.h>
 
+#include "core/matrix_product.hpp"
+
 namespace curvature::detail {
 namespace {
 
 /// Numbers of examples' gradients that are held at once.
 constexpr int64_t kChunk = int64_t{1} << 22;
+
+/// x `[N, S, d]` times a basis `[d, d]`.
+at::Tensor rotated(const at::Tensor& x, const at::Tensor& basis) {
+  return matrix_product(x.flatten(0, 1), basis).view({x.size(0), x.size(1), basis.size(1)});
+}
 
 }  // namespace
 
@@ -20,8 +27,9 @@ void add_squared_gradients(const at::Tensor& g, const at::Tensor& a, const at::T
                            const at::Tensor& basis_a, at::Tensor& sum) {
   const int64_t examples = g.size(0), positions = g.size(1), m = g.size(2), n = a.size(2);
   if (positions == 1) {
-    const at::Tensor rotated_g = g.squeeze(1).mm(basis_b), rotated_a = a.squeeze(1).mm(basis_a);
-    sum.addmm_(rotated_g.square_().t(), rotated_a.square_());
+    at::Tensor rotated_g = matrix_product(g.squeeze(1), basis_b);
+    at::Tensor rotated_a = matrix_product(a.squeeze(1), basis_a);
+    add_matrix_product(sum, rotated_g.square_().t(), rotated_a.square_());
     return;
   }
   // Rotating positions costs S n^2 an example, rotating its gradient m n^2; and so for outputs.
@@ -30,10 +38,10 @@ void add_squared_gradients(const at::Tensor& g, const at::Tensor& a, const at::T
   for (int64_t begin = 0; begin < examples; begin += chunk) {
     const int64_t count = std::min(chunk, examples - begin);
     at::Tensor some_g = g.narrow(0, begin, count), some_a = a.narrow(0, begin, count);
-    if (rotate_g_first) some_g = some_g.matmul(basis_b);
-    if (rotate_a_first) some_a = some_a.matmul(basis_a);
+    if (rotate_g_first) some_g = rotated(some_g, basis_b);
+    if (rotate_a_first) some_a = rotated(some_a, basis_a);
     at::Tensor gradients = at::bmm(some_g.transpose(1, 2), some_a);
-    if (!rotate_a_first) gradients = gradients.matmul(basis_a);
+    if (!rotate_a_first) gradients = rotated(gradients, basis_a);
     if (!rotate_g_first) gradients = basis_b.t().matmul(gradients);
     sum.add_(gradients.square_().sum(0));
   }

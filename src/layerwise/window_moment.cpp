@@ -9,6 +9,8 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
+#include "core/matrix_product.hpp"
+
 namespace curvature::detail {
 namespace {
 
@@ -186,7 +188,7 @@ at::Tensor correlations(Components& components, const Meeting3& meeting) {
         const at::Tensor a = first[w][v].narrow(0, u, width).flatten(0, 1);
         const at::Tensor b =
             second[w + z->shift][v + y->shift].narrow(0, u + x->shift, width).flatten(0, 1);
-        sum.addmm_(a.t(), b);
+        add_matrix_product(sum, a.t(), b);
       }
     }
   });

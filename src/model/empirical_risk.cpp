@@ -50,6 +50,7 @@ struct EmpiricalRisk::State {
   int64_t num_examples = 0;
   double total_weight = 0;
   double scale = 1;
+  std::shared_ptr<Memo> memo = std::make_shared<Memo>();
 };
 
 namespace {
@@ -282,9 +283,12 @@ BatchRisk EmpiricalRisk::on(Batch batch, int64_t first_example) const {
 EmpiricalRisk EmpiricalRisk::with_parameters(const std::vector<std::string>& parameters) const {
   auto state = std::make_shared<State>(*state_);
   state->select(parameters);
+  state->memo = std::make_shared<Memo>();
   std::erase_if(state->unused, [&](const std::string& name) { return !state->space.find(name); });
   return EmpiricalRisk(std::move(state));
 }
+
+Memo& EmpiricalRisk::memo() const { return *state_->memo; }
 
 std::vector<int64_t> EmpiricalRisk::versions() const {
   std::vector<int64_t> versions;

@@ -2,6 +2,7 @@
 #include <curvature/operators/eigen_decomposed.hpp>
 
 #include "core/check.hpp"
+#include "core/matrix_product.hpp"
 #include "operators/support.hpp"
 
 namespace curvature {
@@ -53,9 +54,11 @@ class Dense final : public FlatOperator {
  private:
   bool is_square() const { return rows() == cols(); }
 
-  at::Tensor apply_flat_impl(const at::Tensor& x) const override { return matrix_.mm(x); }
+  at::Tensor apply_flat_impl(const at::Tensor& x) const override {
+    return detail::matrix_product(matrix_, x);
+  }
   at::Tensor apply_adjoint_flat_impl(const at::Tensor& y) const override {
-    return matrix_.t().mm(y);
+    return detail::matrix_product(matrix_.t(), y);
   }
 
   at::Tensor matrix_;

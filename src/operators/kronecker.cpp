@@ -11,6 +11,7 @@
 #include <curvature/operators/kronecker.hpp>
 
 #include "core/check.hpp"
+#include "core/matrix_product.hpp"
 #include "operators/support.hpp"
 
 namespace curvature {
@@ -20,8 +21,9 @@ namespace {
 at::Tensor mode_product(const at::Tensor& s, const at::Tensor& x) {
   const int64_t before = x.size(0);
   const int64_t after = x.size(2);
-  if (after == 1) return x.reshape({before, x.size(1)}).mm(s.t()).unsqueeze(-1);
-  if (before == 1) return s.mm(x.squeeze(0)).unsqueeze(0);
+  if (after == 1)
+    return detail::matrix_product(x.reshape({before, x.size(1)}), s.t()).unsqueeze(-1);
+  if (before == 1) return detail::matrix_product(s, x.squeeze(0)).unsqueeze(0);
   return at::bmm(s.unsqueeze(0).expand({before, s.size(0), s.size(1)}), x);
 }
 

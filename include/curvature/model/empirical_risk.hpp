@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include <curvature/core/memo.hpp>
 #include <curvature/core/progress.hpp>
 #include <curvature/core/reducer.hpp>
 #include <curvature/core/space.hpp>
@@ -107,6 +108,10 @@ class EmpiricalRisk {
   /// The same risk for other parameters of the same model (names or patterns); the rest are
   /// constants.
   EmpiricalRisk with_parameters(const std::vector<std::string>& parameters) const;
+
+  /// What modules built on risks found out about this one and its copies (which layers its model
+  /// has), kept as long as they live. It must not depend on the parameters' values.
+  Memo& memo() const;
 
   /// Versions of all parameters and buffers; they grow with every in-place change.
   std::vector<int64_t> versions() const;

@@ -1,0 +1,62 @@
+#include "core/matrix_product.hpp"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+
+#include <ATen/Context.h>
+#include <ATen/core/List.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/core/grad_mode.h>
+
+namespace curvature::detail {
+namespace {
+
+using LinearPointwise = at::Tensor(const at::Tensor& x, const at::Tensor& w,
+                                   const std::optional<at::Tensor>& bias, std::string_view function,
+                                   c10::List<std::optional<at::Scalar>> scalars,
+                                   std::optional<std::string_view> algorithm);
+
+/// x w^T by oneDNN; nothing in a LibTorch without it.
+const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& one_dnn_linear() {
+  static const auto handle = []() -> std::optional<c10::TypedOperatorHandle<LinearPointwise>> {
+    const auto found = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+    if (!found || !found->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return std::nullopt;
+    return found->typed<LinearPointwise>();
+  }();
+  return handle;
+}
+
+/// Measured: below this the set-up of a product costs what it saves.
+constexpr int64_t kSmallestSide = 96;
+
+bool is_for_one_dnn(const at::Tensor& a, const at::Tensor& b) {
+  return a.scalar_type() == at::kFloat && b.scalar_type() == at::kFloat && a.is_cpu() &&
+         b.is_cpu() && std::min({a.size(0), a.size(1), b.size(1)}) >= kSmallestSide &&
+         at::globalContext().userEnabledMkldnn() && one_dnn_linear().has_value();
+}
+
+at::Tensor by_one_dnn(const at::Tensor& a, const at::Tensor& b) {
+  // A right factor with gaps in memory would meet a reference kernel, a thousand times slower.
+  if (!b.is_non_overlapping_and_dense()) return by_one_dnn(a, b.contiguous());
+  return one_dnn_linear()->call(a, b.t(), std::nullopt, "none",
+                                c10::List<std::optional<at::Scalar>>(), std::nullopt);
+}
+
+}  // namespace
+
+at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b) {
+  const at::NoGradGuard no_grad;
+  return is_for_one_dnn(a, b) ? by_one_dnn(a, b) : a.mm(b);
+}
+
+void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+  const at::NoGradGuard no_grad;
+  if (is_for_one_dnn(a, b)) {
+    sum.add_(by_one_dnn(a, b));
+  } else {
+    sum.addmm_(a, b);
+  }
+}
+
+}  // namespace curvature::detail

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace curvature::detail {
+
+/// a b for matrices `[m, k]` and `[k, n]`. Large ones in float32 on the CPU go through oneDNN,
+/// which LibTorch uses for convolutions but not for matrices: where LibTorch's BLAS does not know
+/// the processor (MKL on AMD) that is twice as fast, elsewhere as fast. No graph is recorded.
+at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
+/// sum += a b.
+void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b);
+
+}  // namespace curvature::detail
