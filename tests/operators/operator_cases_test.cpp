@@ -12,6 +12,7 @@
 #include <curvature/operators/eigen_decomposed.hpp>
 #include <curvature/operators/function_operator.hpp>
 #include <curvature/operators/kronecker.hpp>
+#include <curvature/operators/kronecker_sum.hpp>
 #include <curvature/operators/low_rank.hpp>
 #include <curvature/operators/permutation.hpp>
 #include <curvature/operators/submatrix.hpp>
@@ -229,6 +230,23 @@ const std::vector<Case>& structured_cases() {
        [](Draw& d, int64_t n) -> Pair {
          std::vector<at::Tensor> s{d.symmetric(n), d.symmetric(2), d.symmetric(2)};
          return {kronecker(s, kSym), kron(s)};
+       }},
+      {"kronecker_sum",
+       [](Draw& d, int64_t n) -> Pair {
+         std::vector<at::Tensor> s{d.definite(n), d.definite(3)}, t{d.definite(n), d.definite(3)};
+         return {kronecker_sum(s[0], s[1], t[0], t[1], 0.7, Symmetry::kPositiveDefinite),
+                 kron(s) + 0.7 * kron(t)};
+       }},
+      {"kronecker_difference",
+       [](Draw& d, int64_t n) -> Pair {
+         std::vector<at::Tensor> s{d.definite(2), d.definite(n)}, t{d.symmetric(2), d.symmetric(n)};
+         return {kronecker_sum(s[0], s[1], t[0], t[1], -0.5), kron(s) - 0.5 * kron(t)};
+       }},
+      {"kronecker_sum_inverse",
+       [](Draw& d, int64_t n) -> Pair {
+         std::vector<at::Tensor> s{d.definite(n), d.definite(3)}, t{d.symmetric(n), d.symmetric(3)};
+         return {inverse(kronecker_sum(s[0], s[1], t[0], t[1], -0.3)),
+                 at::linalg_inv(kron(s) - 0.3 * kron(t))};
        }},
       {"kronecker_definite_on_shapes",
        [](Draw& d, int64_t n) -> Pair {
