@@ -30,20 +30,28 @@ const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& one_dnn_linear()
 /// Measured: below this the set-up of a product costs what it saves.
 constexpr int64_t kSmallestSide = 96;
 
+/// Row by row or column by column, possibly with gaps: not expanded, no windows that overlap.
+bool is_strided_matrix(const at::Tensor& x) {
+  return (x.stride(1) == 1 && x.stride(0) >= x.size(1)) ||
+         (x.stride(0) == 1 && x.stride(1) >= x.size(0));
+}
+
+}  // namespace
+
 bool is_for_one_dnn(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == at::kFloat && b.scalar_type() == at::kFloat && a.is_cpu() &&
-         b.is_cpu() && std::min({a.size(0), a.size(1), b.size(1)}) >= kSmallestSide &&
+         b.is_cpu() && a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0) &&
+         std::min({a.size(0), a.size(1), b.size(1)}) >= kSmallestSide &&
          at::globalContext().userEnabledMkldnn() && one_dnn_linear().has_value();
 }
 
 at::Tensor by_one_dnn(const at::Tensor& a, const at::Tensor& b) {
   // A right factor with gaps in memory would meet a reference kernel, a thousand times slower.
   if (!b.is_non_overlapping_and_dense()) return by_one_dnn(a, b.contiguous());
+  if (!is_strided_matrix(a)) return by_one_dnn(a.contiguous(), b);
   return one_dnn_linear()->call(a, b.t(), std::nullopt, "none",
                                 c10::List<std::optional<at::Scalar>>(), std::nullopt);
 }
-
-}  // namespace
 
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b) {
   const at::NoGradGuard no_grad;

@@ -11,4 +11,9 @@ at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
 /// sum += a b.
 void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b);
 
+/// Whether a product is large and float32 on a CPU, and LibTorch has oneDNN.
+bool is_for_one_dnn(const at::Tensor& a, const at::Tensor& b);
+/// a b by oneDNN, for what `is_for_one_dnn` allows.
+at::Tensor by_one_dnn(const at::Tensor& a, const at::Tensor& b);
+
 }  // namespace curvature::detail

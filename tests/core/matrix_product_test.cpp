@@ -39,4 +39,17 @@ BOOST_AUTO_TEST_CASE(is_the_product_in_every_size_layout_and_dtype) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(expanded_and_overlapping_operands_are_read_right) {
+  const at::Tensor row = at::arange(200, at::kFloat).div(200).to(test_device());
+  const at::Tensor windows = row.unfold(0, 100, 1);                  // [101, 100], overlapping
+  const at::Tensor same = row.narrow(0, 0, 100).expand({100, 100});  // one row, again and again
+  const at::Tensor column = row.narrow(0, 0, 101).unsqueeze(1).expand({101, 100});
+  for (const at::Tensor& a : {windows, same, column}) {
+    for (const at::Tensor& b : {windows.t(), same, same.t(), column.t()}) {
+      BOOST_TEST(close(curvature::detail::matrix_product(a, b), a.contiguous().mm(b.contiguous()),
+                       {1e-5, 1e-5}));
+    }
+  }
+}
+
 BOOST_AUTO_TEST_SUITE_END()
