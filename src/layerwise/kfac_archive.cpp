@@ -111,8 +111,12 @@ void KfacStatistics::load(const Archive& archive) {
     BlockSums& sums = loaded.sums_[i];
     sums.factors = {take("input_factor", inputs), take("output_factor", outputs)};
     if (!has_basis) continue;
-    sums.basis = {block.one_hot ? at::Tensor() : take("input_basis", inputs),
-                  take("output_basis", outputs)};
+    // Column by column, as LAPACK leaves them, so that resumed sums are the same to the last bit.
+    const auto take_basis = [&](const char* name, const Shape& shape) {
+      return take(name, shape).t().contiguous().t();
+    };
+    sums.basis = {block.one_hot ? at::Tensor() : take_basis("input_basis", inputs),
+                  take_basis("output_basis", outputs)};
     sums.squares = take("squares", {block.rows, block.columns()});
   }
   for (const auto& [name, number] : loaded.numbers()) {

@@ -35,8 +35,7 @@ class EigenvectorCache {
     for (const auto& [known, vectors] : known_) {
       if (known.sizes() == matrix.sizes() && at::equal(known, matrix)) return vectors;
     }
-    // In the layout of a loaded file, so that resumed sums are the same to the last bit.
-    known_.emplace_back(matrix, symmetric_eigen(matrix, who).vectors.contiguous());
+    known_.emplace_back(matrix, symmetric_eigen(matrix, who).vectors);
     return known_.back().second;
   }
 
