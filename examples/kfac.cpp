@@ -4,7 +4,8 @@
 
 #include <torch/torch.h>
 
-#include <curvature/layerwise/kfac.hpp>
+#include <curvature/layerwise/damping.hpp>
+#include <curvature/layerwise/kfac_estimator.hpp>
 #include <curvature/operators/algebra.hpp>
 
 int main() {
@@ -23,6 +24,14 @@ int main() {
   const auto kfac = curvature::kfac(risk);
   std::cout << kfac->describe() << " has trace " << *kfac->trace() << '\n';
   const auto inverse = curvature::inverse(curvature::shifted(kfac, damping));  // exact
+
+  // The same statistics batch by batch, as training collects them.
+  curvature::KfacEstimator estimator(risk, {}, /*decay=*/0.95);
+  for (int64_t batch = 0; batch < risk.data().num_batches(); ++batch) {
+    estimator.update(risk.on(batch));
+  }
+  const auto average = curvature::damped(estimator.kfac(), {.damping = damping});
+  std::cout << "its decaying average, damped: trace " << *average->trace() << '\n';
 
   const auto gradient = risk.gradient();
   const auto step = inverse->apply(gradient);  // a natural gradient step

@@ -5,6 +5,8 @@
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 
+#include "core/check.hpp"
+
 namespace curvature::detail {
 
 Shape expand(Shape values, size_t count) {
@@ -24,6 +26,34 @@ std::string refuse_convolution(const OperationUse& use, const at::Tensor& batche
     return "its input has no axis for the examples";
   }
   return {};
+}
+
+MatchedUse parts_of_groups(
+    const std::shared_ptr<const OperationUse>& use, const at::Tensor& batched_input,
+    const std::string& kind, WeightLayout layout, int64_t outputs, ExampleAxis examples,
+    const std::function<void(const at::Tensor& channels, LayerPart& part)>& add_inputs) {
+  const auto axes = static_cast<size_t>(batched_input.dim() - 2);
+  const int64_t channels = batched_input.size(1) / layout.groups;
+  MatchedUse matched;
+  for (int64_t group = 0; group < layout.groups; ++group) {
+    LayerPart part{.kind = fmt::format("{} {}-d", kind, axes),
+                   .weight = std::nullopt,
+                   .bias = std::nullopt,
+                   .layout = layout,
+                   .group = group,
+                   .gradients = {}};
+    if (const ParameterArgument* weight = use->parameter_at(1)) {
+      part.weight = weight->parameter;
+      add_inputs(batched_input.narrow(1, group * channels, channels), part);
+    }
+    if (const ParameterArgument* bias = use->parameter_at(2)) part.bias = bias->parameter;
+    part.gradients = [=](const at::Tensor& g) {
+      const at::Tensor batched = with_batch_axis(g, axes);
+      return *channel_rows_of_examples(batched.narrow(1, group * outputs, outputs), examples);
+    };
+    matched.parts.push_back(std::move(part));
+  }
+  return matched;
 }
 
 at::Tensor with_batch_axis(const at::Tensor& x, size_t axes) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "layerwise/layer_part.hpp"
@@ -22,6 +24,14 @@ Shape expand(Shape values, size_t count);
 /// Why the parts of a use cannot be told (weight at 1, bias at 2); empty if they can.
 std::string refuse_convolution(const OperationUse& use, const at::Tensor& batched_input,
                                ExampleAxis examples);
+
+/// A part for each group of a use (weight at 1, bias at 2) with this many outputs each.
+/// `add_inputs` tells a part with weight what it reads of the group's channels `[N, C / groups,
+/// ...]`.
+MatchedUse parts_of_groups(
+    const std::shared_ptr<const OperationUse>& use, const at::Tensor& batched_input,
+    const std::string& kind, WeightLayout layout, int64_t outputs, ExampleAxis examples,
+    const std::function<void(const at::Tensor& channels, LayerPart& part)>& add_inputs);
 
 /// The input `[N, C, ...]`, also if it came without the batch axis.
 at::Tensor with_batch_axis(const at::Tensor& x, size_t axes);

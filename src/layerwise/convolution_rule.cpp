@@ -1,4 +1,3 @@
-#include "core/check.hpp"
 #include "layerwise/convolution.hpp"
 #include "layerwise/window_moment.hpp"
 
@@ -64,33 +63,16 @@ MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, Exam
   std::string reason = refuse_convolution(*use, input, examples);
   if (!reason.empty()) return {.parts = {}, .reason = std::move(reason)};
 
-  MatchedUse matched;
   const int64_t groups = convolution.groups;
-  const int64_t channels = input.size(1) / groups, outputs = kernel.size(0) / groups;
-  for (int64_t group = 0; group < groups; ++group) {
-    LayerPart part{.kind = fmt::format("convolution {}-d", axes),
-                   .weight = std::nullopt,
-                   .bias = std::nullopt,
-                   .layout = {.groups = groups},
-                   .group = group,
-                   .gradients = {}};
-    if (const ParameterArgument* weight = use->parameter_at(1)) {
-      part.weight = weight->parameter;
-      const at::Tensor x = input.narrow(1, group * channels, channels);
-      part.inputs = [=] {
-        const at::Tensor padded = pad(x, convolution.padding_begin, convolution.padding_end);
-        return window_rows(windows(padded, convolution), examples);
-      };
-      use_window_moment(x, taps_of(convolution, x), part);
-    }
-    if (const ParameterArgument* bias = use->parameter_at(2)) part.bias = bias->parameter;
-    part.gradients = [=](const at::Tensor& g) {
-      const at::Tensor batched = with_batch_axis(g, axes);
-      return *channel_rows_of_examples(batched.narrow(1, group * outputs, outputs), examples);
-    };
-    matched.parts.push_back(std::move(part));
-  }
-  return matched;
+  return parts_of_groups(use, input, "convolution", {.groups = groups}, kernel.size(0) / groups,
+                         examples, [=](const at::Tensor& x, LayerPart& part) {
+                           part.inputs = [=] {
+                             const at::Tensor padded =
+                                 pad(x, convolution.padding_begin, convolution.padding_end);
+                             return window_rows(windows(padded, convolution), examples);
+                           };
+                           use_window_moment(x, taps_of(convolution, x), part);
+                         });
 }
 
 }  // namespace curvature::detail

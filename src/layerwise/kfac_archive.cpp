@@ -35,19 +35,6 @@ std::string KfacStatistics::description() const {
   return text;
 }
 
-std::map<std::string, at::Tensor*> KfacStatistics::tensors() {
-  std::map<std::string, at::Tensor*> tensors;
-  for (size_t i = 0; i < sums_.size(); ++i) {
-    BlockSums& sums = sums_[i];
-    tensors[fmt::format("{}.input_factor", i)] = &sums.factors.a;
-    tensors[fmt::format("{}.output_factor", i)] = &sums.factors.b;
-    tensors[fmt::format("{}.input_basis", i)] = &sums.basis.a;
-    tensors[fmt::format("{}.output_basis", i)] = &sums.basis.b;
-    tensors[fmt::format("{}.squares", i)] = &sums.squares;
-  }
-  return tensors;
-}
-
 std::map<std::string, double*> KfacStatistics::numbers() {
   std::map<std::string, double*> numbers = {{"factor_weight", &factor_weight_},
                                             {"square_weight", &square_weight_}};
@@ -59,12 +46,19 @@ std::map<std::string, double*> KfacStatistics::numbers() {
 
 Archive KfacStatistics::save() const {
   Archive archive;
-  // The tables are for both directions; saving changes nothing.
-  auto& self = const_cast<KfacStatistics&>(*this);
-  for (const auto& [name, tensor] : self.tensors()) {
-    if (tensor->defined()) archive.tensors[name] = tensor->clone();
+  for (size_t i = 0; i < sums_.size(); ++i) {
+    const BlockSums& sums = sums_[i];
+    const std::map<std::string, at::Tensor> tensors = {{"input_factor", sums.factors.a},
+                                                       {"output_factor", sums.factors.b},
+                                                       {"input_basis", sums.basis.a},
+                                                       {"output_basis", sums.basis.b},
+                                                       {"squares", sums.squares}};
+    for (const auto& [name, tensor] : tensors) {
+      if (tensor.defined()) archive.tensors[fmt::format("{}.{}", i, name)] = tensor.clone();
+    }
   }
-  for (const auto& [name, number] : self.numbers()) {
+  KfacStatistics copy = *this;  // shares the tensors
+  for (const auto& [name, number] : copy.numbers()) {
     archive.tensors[name] = at::scalar_tensor(*number, at::kDouble).reshape({1});
   }
   archive.metadata["format"] = kFormat;

@@ -113,23 +113,23 @@ void KfacStatistics::add_outputs(const LayerPass& pass, const TensorList& backwa
   std::map<size_t, at::Tensor> moments;
   for (size_t i = 0; i < sums_.size(); ++i) {
     if (!pass.uses(i)) continue;
+    at::Tensor& sum = sums_[i].factors.b;
     if (!options_.separate_bias) {
-      const at::Tensor g = pass.gradients(i, backward);
-      reduces() ? add_gram(sums_[i].factors.b, g.sum(1))
-                : add_gram_of_examples(sums_[i].factors.b, g);
+      add_output_moment(pass.gradients(i, backward), sum);
       continue;
     }
     size_t twin = 0;
     while (twin < i && !(pass.uses(twin) && pass.same_gradients(twin, i))) ++twin;
-    if (twin == i) moments[i] = output_moment(pass.gradients(i, backward));
-    sums_[i].factors.b.add_(moments.at(twin));
+    if (twin == i) {
+      moments[i] = at::zeros_like(sum);
+      add_output_moment(pass.gradients(i, backward), moments[i]);
+    }
+    sum.add_(moments.at(twin));
   }
 }
 
-at::Tensor KfacStatistics::output_moment(const at::Tensor& gradients) const {
-  at::Tensor moment = at::zeros({gradients.size(2), gradients.size(2)}, tensor_options());
-  reduces() ? add_gram(moment, gradients.sum(1)) : add_gram_of_examples(moment, gradients);
-  return moment;
+void KfacStatistics::add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const {
+  reduces() ? add_gram(sum, gradients.sum(1)) : add_gram_of_examples(sum, gradients);
 }
 
 void KfacStatistics::add_squares(const LayerPass& pass, const TensorList& inputs,

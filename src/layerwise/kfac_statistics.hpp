@@ -63,13 +63,12 @@ class KfacStatistics {
   void add_inputs(size_t block, const LayerPass& pass, const at::Tensor& weights);
   void add_one_hot_inputs(size_t block, const at::Tensor& indices, const at::Tensor& weights);
   void add_outputs(const LayerPass& pass, const TensorList& backward);
-  at::Tensor output_moment(const at::Tensor& gradients) const;
+  void add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const;
   void add_squares(const LayerPass& pass, const TensorList& inputs, const TensorList& backward);
   void forget_squares();
   /// What tells layers and options apart.
   std::string description() const;
-  /// All tensors and numbers that `save` keeps, by name.
-  std::map<std::string, at::Tensor*> tensors();
+  /// The counts and weights that `save` keeps, by name.
   std::map<std::string, double*> numbers();
   bool reduces() const { return options_.weight_sharing == WeightSharing::kReduce; }
   at::TensorOptions tensor_options() const;

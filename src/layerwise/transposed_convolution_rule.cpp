@@ -1,6 +1,5 @@
 #include <ATen/ops/zeros.h>
 
-#include "core/check.hpp"
 #include "layerwise/convolution.hpp"
 #include "layerwise/window_moment.hpp"
 
@@ -82,37 +81,19 @@ MatchedUse transposed_convolution_rule(const std::shared_ptr<const OperationUse>
   std::string reason = refuse_convolution(*use, input, examples);
   if (!reason.empty()) return {.parts = {}, .reason = std::move(reason)};
 
-  MatchedUse matched;
-  const int64_t groups = transposed.groups;
-  const int64_t channels = input.size(1) / groups, outputs = kernel.size(1);
   const Convolution of_spread = convolution_of_spread(transposed, output_padding);
-  for (int64_t group = 0; group < groups; ++group) {
-    LayerPart part{.kind = fmt::format("transposed convolution {}-d", axes),
-                   .weight = std::nullopt,
-                   .bias = std::nullopt,
-                   .layout = {.groups = groups, .transposed = true},
-                   .group = group,
-                   .gradients = {}};
-    if (const ParameterArgument* weight = use->parameter_at(1)) {
-      part.weight = weight->parameter;
-      const at::Tensor x = input.narrow(1, group * channels, channels);
-      part.inputs = [=] {
-        const at::Tensor padded =
-            pad(spread(x, transposed.stride), of_spread.padding_begin, of_spread.padding_end);
-        Shape kernel_axes;
-        for (size_t i = 0; i < axes; ++i) kernel_axes.push_back(static_cast<int64_t>(2 + i));
-        return window_rows(windows(padded, of_spread).flip(kernel_axes), examples);
-      };
-      use_window_moment(x, taps_of(transposed, output_padding, x), part);
-    }
-    if (const ParameterArgument* bias = use->parameter_at(2)) part.bias = bias->parameter;
-    part.gradients = [=](const at::Tensor& g) {
-      const at::Tensor batched = with_batch_axis(g, axes);
-      return *channel_rows_of_examples(batched.narrow(1, group * outputs, outputs), examples);
-    };
-    matched.parts.push_back(std::move(part));
-  }
-  return matched;
+  return parts_of_groups(
+      use, input, "transposed convolution", {.groups = transposed.groups, .transposed = true},
+      kernel.size(1), examples, [=](const at::Tensor& x, LayerPart& part) {
+        part.inputs = [=] {
+          const at::Tensor padded =
+              pad(spread(x, transposed.stride), of_spread.padding_begin, of_spread.padding_end);
+          Shape kernel_axes;
+          for (size_t i = 0; i < axes; ++i) kernel_axes.push_back(static_cast<int64_t>(2 + i));
+          return window_rows(windows(padded, of_spread).flip(kernel_axes), examples);
+        };
+        use_window_moment(x, taps_of(transposed, output_padding, x), part);
+      });
 }
 
 }  // namespace curvature::detail

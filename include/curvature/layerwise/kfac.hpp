@@ -53,9 +53,9 @@ struct KfacOptions {
 /// and shift of layer, group, batch and RMS norms, vectors added to or multiplying the last axis;
 /// modules, functions and TorchScript alike. Where terms of an example interact, each term and
 /// column of `kType2` carries a random sign, so that cross terms vanish in expectation. Weight
-/// decay is not in it. Costs one forward pass and one backward pass for each vector, and an extra
-/// one of each for checks. Closed forms: all. Martens, Grosse, ICML 2015; Eschenhagen, Immer,
-/// Turner, Schneider, Hennig, NeurIPS 2023.
+/// decay is not in it. Costs one forward pass and one backward pass for each vector; the first
+/// time, to find the layers, another of a batch and both of an example. Closed forms: all. Martens,
+/// Grosse, ICML 2015; Eschenhagen, Immer, Turner, Schneider, Hennig, NeurIPS 2023.
 /// @throws NotSupportedError for a parameter that is not covered, and how it is used
 OperatorPtr kfac(const EmpiricalRisk& risk, const KfacOptions& options = {});
 
@@ -81,8 +81,8 @@ struct ParameterTreatment {
   bool covered = false;   ///< whether a layer rule covers it
 };
 
-/// How each parameter of the risk would be treated. Costs two forward and backward passes of a
-/// batch.
+/// How each parameter of the risk would be treated. Found once for a risk, by a forward pass of a
+/// batch and both passes of an example.
 std::vector<ParameterTreatment> describe_layers(const EmpiricalRisk& risk);
 
 }  // namespace curvature
