@@ -9,7 +9,7 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include "core/check.hpp"
-#include "core/one_dnn_products.hpp"
+#include "core/fast_kernels.hpp"
 
 namespace curvature::detail {
 namespace {
@@ -215,7 +215,7 @@ std::vector<OperationUse> record_uses(const TensorList& parameters,
 TensorList output_gradients(const at::Tensor& output, const at::Tensor& cotangent,
                             const std::vector<torch::autograd::Edge>& edges) {
   if (edges.empty() || !output.requires_grad()) return TensorList(edges.size());
-  const OneDnnProducts one_dnn;
+  const FastKernels fast;
   return torch::autograd::Engine::get_default_engine().execute(
       {torch::autograd::impl::gradient_edge(output)}, {cotangent}, /*keep_graph=*/true,
       /*create_graph=*/false, /*accumulate_grad=*/false, edges);

@@ -13,13 +13,13 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "core/check.hpp"
-#include "core/one_dnn_products.hpp"
+#include "core/fast_kernels.hpp"
 #include "layerwise/layer_pass.hpp"
 
 namespace curvature::detail {
 
 Recorded record(const EmpiricalRisk& risk, const BatchRisk& batch) {
-  const OneDnnProducts one_dnn;
+  const FastKernels fast;
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
   Recorded recorded;

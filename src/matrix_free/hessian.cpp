@@ -11,7 +11,7 @@
 #include <curvature/operators/diagonal.hpp>
 
 #include "core/check.hpp"
-#include "core/one_dnn_products.hpp"
+#include "core/fast_kernels.hpp"
 #include "matrix_free/curvature_operator.hpp"
 #include "matrix_free/math_attention.hpp"
 
@@ -27,7 +27,7 @@ struct GradientGraph {
 
 std::shared_ptr<const GradientGraph> linearize(const BatchRisk& batch,
                                                const TensorList& parameters) {
-  const detail::OneDnnProducts one_dnn;
+  const detail::FastKernels fast;
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
   at::Tensor objective;

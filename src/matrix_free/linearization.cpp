@@ -13,7 +13,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "core/check.hpp"
-#include "core/one_dnn_products.hpp"
+#include "core/fast_kernels.hpp"
 #include "core/translate.hpp"
 #include "matrix_free/math_attention.hpp"
 
@@ -48,7 +48,7 @@ TensorList vector_jacobian_product(const TensorList& outputs, const TensorList& 
     with_graph.push_back(outputs[i]);
     used.push_back(cotangents[i]);
   }
-  const OneDnnProducts one_dnn;
+  const FastKernels fast;
   if (with_graph.empty()) return TensorList(inputs.size());
   return torch::autograd::grad(with_graph, inputs, used, /*retain_graph=*/true,
                                /*create_graph=*/false, /*allow_unused=*/true);
@@ -56,7 +56,7 @@ TensorList vector_jacobian_product(const TensorList& outputs, const TensorList& 
 
 OutputLinearization::OutputLinearization(const BatchRisk& batch, const TensorList& parameters)
     : parameters_(parameters) {
-  const OneDnnProducts one_dnn;
+  const FastKernels fast;
   const c10::InferenceMode no_inference(false);
   const at::AutoGradMode with_gradients(true);
   {

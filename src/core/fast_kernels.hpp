@@ -1,0 +1,23 @@
+#pragma once
+
+namespace curvature::detail {
+
+/// While one lives, some operations of this thread go through kernels of this library that compute
+/// the same faster (CPU; `kernels.hpp`): products of large matrices, second derivatives of
+/// convolutions and of batch normalisation with fixed statistics. Graphs built meanwhile may be
+/// differentiated afterwards, any number of times.
+class FastKernels {
+ public:
+  FastKernels();
+  ~FastKernels();
+  FastKernels(const FastKernels&) = delete;
+  FastKernels& operator=(const FastKernels&) = delete;
+
+  /// Whether one lives in this thread.
+  static bool on();
+
+ private:
+  bool before_;
+};
+
+}  // namespace curvature::detail

@@ -1,0 +1,191 @@
+#include "../../src/core/fast_kernels.hpp"
+
+#include <torch/torch.h>
+
+#include <boost/test/unit_test.hpp>
+
+#include <functional>
+#include <stdexcept>
+#include <thread>
+
+#include <curvature/core/space.hpp>
+
+#include "../../src/core/matrix_product.hpp"
+#include "support/tensor_close.hpp"
+
+using namespace curvature;
+using namespace curvature::testing;
+using curvature::detail::FastKernels;
+
+BOOST_AUTO_TEST_SUITE(fast_kernels_test)
+
+namespace {
+
+/// Sizes above and below those that go through oneDNN.
+at::Tensor draw(at::IntArrayRef shape, at::ScalarType dtype, int64_t seed) {
+  const auto generator = at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(seed));
+  return (at::randn(shape, generator) / 10).to(dtype);
+}
+
+/// Output, gradient and a Hessian product of a network of two linear layers.
+TensorList derivatives(at::ScalarType dtype) {
+  const at::Tensor x = draw({128, 100}, dtype, 1);
+  TensorList weights = {draw({150, 100}, dtype, 2), draw({150}, dtype, 3),
+                        draw({110, 150}, dtype, 4)};
+  TensorList directions;
+  for (at::Tensor& w : weights) {
+    directions.push_back(draw(w.sizes(), dtype, 5));
+    w.requires_grad_();
+  }
+  const at::Tensor y = at::linear(at::linear(x, weights[0], weights[1]).tanh(), weights[2]);
+  const TensorList gradient =
+      torch::autograd::grad({y.square().sum()}, weights, {}, true, /*create_graph=*/true);
+  const TensorList product = torch::autograd::grad(gradient, weights, directions);
+  TensorList all = {y.detach()};
+  for (const auto& list : {gradient, product}) {
+    for (const at::Tensor& tensor : list) all.push_back(tensor.detach());
+  }
+  return all;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(derivatives_of_any_order_stay_what_they_are) {
+  const TensorList exact = derivatives(at::kDouble);
+  const FastKernels fast;
+  const TensorList actual = derivatives(at::kFloat);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    const double error = (actual[i].to(at::kDouble) - exact[i]).norm().item<double>();
+    BOOST_TEST(error < 1e-6 * exact[i].norm().item<double>());
+  }
+  const TensorList same = derivatives(at::kDouble);
+  for (size_t i = 0; i < exact.size(); ++i) BOOST_TEST(at::equal(same[i], exact[i]));
+}
+
+BOOST_AUTO_TEST_CASE(products_are_those_of_one_dnn_while_a_guard_lives) {
+  const at::Tensor a = draw({130, 300}, at::kFloat, 6), b = draw({300, 140}, at::kFloat, 7);
+  const at::Tensor before = a.mm(b);
+  const auto throws = [&] {
+    const FastKernels fast;
+    { const FastKernels nested; }
+    BOOST_TEST(at::equal(a.mm(b), curvature::detail::matrix_product(a, b)));
+    std::thread([&] { BOOST_TEST(at::equal(a.mm(b), before)); }).join();
+    throw std::runtime_error("leaves the guard");
+  };
+  BOOST_CHECK_THROW(throws(), std::runtime_error);
+  BOOST_TEST(at::equal(a.mm(b), before));
+}
+
+BOOST_AUTO_TEST_CASE(scaled_sums_and_other_dtypes_are_left_to_libtorch) {
+  const at::Tensor a = draw({100, 100}, at::kFloat, 8), c = draw({100}, at::kFloat, 9);
+  const at::Tensor expected = at::addmm(c, a, a, 0.5, 2);
+  const FastKernels fast;
+  BOOST_TEST(at::equal(at::addmm(c, a, a, 0.5, 2), expected));
+  BOOST_CHECK_THROW(a.mm(draw({120, 110}, at::kFloat, 1)), c10::Error);
+  BOOST_CHECK_THROW(at::addmm(draw({7}, at::kFloat, 1), a, a), c10::Error);
+}
+
+namespace {
+
+/// A function of several tensors differentiated three times: its value, the pullback of a
+/// cotangent, and the derivatives (and derivatives of those) of the products of some of the
+/// pullback's results with directions.
+using TensorFunction = std::function<at::Tensor(const TensorList&)>;
+
+TensorList up_to_third_order(const TensorFunction& function, const TensorList& at, size_t subset) {
+  TensorList inputs;
+  for (const at::Tensor& tensor : at) inputs.push_back(tensor.clone().requires_grad_());
+  const at::Tensor y = function(inputs);
+  const at::Tensor cotangent = draw(y.sizes(), at::kDouble, 11).requires_grad_();
+  const TensorList pullback = torch::autograd::grad({y}, inputs, {cotangent}, true, true);
+  TensorList some, directions;
+  for (size_t i = 0; i < pullback.size(); ++i) {
+    if ((subset >> i & 1) == 0) continue;
+    some.push_back(pullback[i]);
+    directions.push_back(draw(at[i].sizes(), at::kDouble, 20 + static_cast<int64_t>(i)));
+  }
+  inputs.push_back(cotangent);
+  const auto derivatives = [&](const TensorList& of, const TensorList& along,
+                               const TensorList& inputs_of, bool create_graph) {
+    if (of.empty()) return TensorList(inputs_of.size());
+    return torch::autograd::grad(of, inputs_of, along, true, create_graph, /*allow_unused=*/true);
+  };
+  const TensorList graph = derivatives(some, directions, inputs, true);
+  TensorList squares;
+  for (const at::Tensor& tensor : graph) {
+    if (tensor.defined() && tensor.requires_grad()) squares.push_back(tensor.square().sum());
+  }
+  TensorList result = {y};
+  for (const TensorList& list :
+       {pullback, derivatives(some, directions, {cotangent}, false),
+        derivatives(some, directions, inputs, false), derivatives(squares, {}, inputs, false)}) {
+    result.insert(result.end(), list.begin(), list.end());
+  }
+  return result;
+}
+
+/// The same numbers with and without the kernels of this library, for all sets of directions.
+void check_same(const TensorFunction& function, const TensorList& at) {
+  for (size_t subset = 1; subset < size_t{1} << at.size(); ++subset) {
+    const TensorList expected = up_to_third_order(function, at, subset);
+    const FastKernels fast;
+    const TensorList actual = up_to_third_order(function, at, subset);
+    BOOST_TEST_REQUIRE(actual.size() == expected.size());
+    for (size_t i = 0; i < expected.size(); ++i) {
+      const auto or_zero = [&](const at::Tensor& x) {
+        return x.defined() ? x.detach() : at::zeros({}, at::kDouble);
+      };
+      const at::Tensor difference = or_zero(actual[i]) - or_zero(expected[i]);
+      BOOST_TEST(difference.norm().item<double>() < 1e-12);
+    }
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(derivatives_of_convolutions_stay_what_they_are) {
+  const at::Tensor bias = draw({6}, at::kDouble, 3);
+  const TensorList plain = {draw({2, 4, 7, 6}, at::kDouble, 1), draw({6, 2, 3, 2}, at::kDouble, 2),
+                            bias};
+  check_same(
+      [](const TensorList& x) {
+        return at::conv2d(x[0], x[1], x[2], {2, 1}, {1, 2}, {1, 2}, /*groups=*/2);
+      },
+      plain);
+  check_same(
+      [](const TensorList& x) {
+        return at::conv_transpose2d(x[0], x[1], x[2], {2, 1}, {1, 0}, /*output_padding=*/{0, 0},
+                                    /*groups=*/2);
+      },
+      {plain[0], draw({4, 3, 3, 2}, at::kDouble, 2), bias});
+  check_same([](const TensorList& x) { return at::conv1d(x[0], x[1]); },
+             {draw({2, 4, 7}, at::kDouble, 1), draw({3, 4, 2}, at::kDouble, 2)});
+}
+
+BOOST_AUTO_TEST_CASE(derivatives_of_batch_normalisation_stay_what_they_are) {
+  const at::Tensor mean = draw({4}, at::kDouble, 4), variance = draw({4}, at::kDouble, 5).square();
+  for (const Shape& shape : {Shape{3, 4, 5, 2}, Shape{6, 4}, Shape{0, 4, 2}}) {
+    check_same(
+        [&](const TensorList& x) {
+          return at::batch_norm(x[0], x[1], x[2], mean, variance, false, 0.1, 1e-5, false);
+        },
+        {draw(shape, at::kDouble, 1), draw({4}, at::kDouble, 2), draw({4}, at::kDouble, 3)});
+  }
+}
+
+BOOST_AUTO_TEST_CASE(other_batch_normalisations_are_left_to_libtorch) {
+  const at::Tensor input = draw({5, 4, 3}, at::kDouble, 1);
+  const at::Tensor mean = at::zeros({4}, at::kDouble), variance = at::ones({4}, at::kDouble);
+  check_same(
+      [&](const TensorList& x) {
+        return at::batch_norm(x[0], {}, {}, mean, variance, false, 0.1, 1e-5, false);
+      },
+      {input});
+  check_same(
+      [&](const TensorList& x) {
+        return at::batch_norm(x[0], x[1], x[2], {}, {}, true, 0.1, 1e-5, false);
+      },
+      {input, draw({4}, at::kDouble, 2), draw({4}, at::kDouble, 3)});
+}
+
+BOOST_AUTO_TEST_SUITE_END()
