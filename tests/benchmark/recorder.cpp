@@ -1,0 +1,97 @@
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <vector>
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/stack.h>
+
+#include "child.hpp"
+#include "recorder.hpp"
+
+namespace curvature::benchmark {
+namespace {
+
+constexpr size_t kMinRepeats = 3;
+constexpr size_t kMaxRepeats = 30;
+
+double seconds_of(const std::function<void()>& work) {
+  const auto start = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// Sorted seconds of repeated calls.
+std::vector<double> sample(const std::function<void()>& work, double budget) {
+  const double warm_up = seconds_of(work);
+  if (warm_up > budget) return {warm_up};
+  std::vector<double> samples;
+  double total = 0;
+  double longest = 0;
+  while (samples.size() < kMinRepeats ||
+         (samples.size() < kMaxRepeats && total + longest < budget)) {
+    samples.push_back(seconds_of(work));
+    total += samples.back();
+    longest = std::max(longest, samples.back());
+  }
+  std::sort(samples.begin(), samples.end());
+  return samples;
+}
+
+double median(const std::vector<double>& sorted) {
+  const size_t middle = sorted.size() / 2;
+  return sorted.size() % 2 == 1 ? sorted[middle]
+                                : std::midpoint(sorted[middle - 1], sorted[middle]);
+}
+
+double peak_rss_mb() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024;
+}
+
+}  // namespace
+
+void Recorder::measure(const std::string& operation, const std::string& phase,
+                       const std::function<void()>& work,
+                       const std::function<Json()>& extra) const {
+  Json row = identity_;
+  row["operation"] = operation;
+  row["phase"] = phase;
+  send(sink_, row);  // names the row, should it fail
+  const std::vector<double> samples = sample(work, budget_);
+  row["median_s"] = median(samples);
+  row["min_s"] = samples.front();
+  row["repeats"] = samples.size();
+  row["peak_rss_mb"] = peak_rss_mb();
+  if (extra) row.update(extra());
+  send(sink_, row);
+}
+
+void Recorder::product(const std::string& operation, const LinearOperator& a,
+                       int64_t columns) const {
+  const at::Tensor v = probe(a, columns);
+  at::Tensor result;
+  measure(
+      operation, "product", [&] { result = a.apply(v); },
+      [&] {
+        return Json{{"value", inner(v, result)}};
+      });
+}
+
+at::Tensor probe(const LinearOperator& a, int64_t columns) {
+  const auto options = at::TensorOptions().dtype(a.spec().dtype).device(a.spec().device);
+  std::vector<at::Tensor> parts;
+  for (int64_t k = 0; k < columns; ++k) {
+    parts.push_back(at::arange(k, k + a.cols(), at::kDouble).cos().to(options));
+  }
+  return columns == 1 ? parts.front() : at::stack(parts, 1);
+}
+
+double inner(const at::Tensor& a, const at::Tensor& b) {
+  return a.to(at::kDouble).mul(b.to(at::kDouble)).sum().item<double>();
+}
+
+}  // namespace curvature::benchmark
