@@ -33,6 +33,12 @@ struct Options {
   std::string json;
 };
 
+std::vector<std::string> names_of(const std::vector<Operation>& operations) {
+  std::vector<std::string> names;
+  for (const Operation& operation : operations) names.push_back(operation.name);
+  return names;
+}
+
 std::vector<Operation> all_operations() {
   std::vector<Operation> all = product_operations();
   for (const auto& more : {layerwise_operations(), iterative_operations()}) {
@@ -133,10 +139,8 @@ class Benchmark {
 
 void run(Options options) {
   std::vector<Operation> operations = all_operations();
-  std::vector<std::string> names;
-  for (const Operation& operation : operations) names.push_back(operation.name);
   const std::vector<std::string> workloads = workloads_in(options.folder);
-  check_known("--operations", options.operations, names);
+  check_known("--operations", options.operations, names_of(operations));
   check_known("--workloads", options.workloads, workloads);
   if (options.workloads.empty()) options.workloads = workloads;
   if (!options.operations.empty()) {
@@ -158,7 +162,8 @@ int main(int argc, char* argv[]) {
       ->check(CLI::ExistingDirectory);
   app.add_option("--workloads", options.workloads, "default: all in DIR");
   app.add_option("--operations", options.operations,
-                 "default: all; kfac-mc and ekfac-mc bring their inverses");
+                 fmt::format("default: all of {}; kfac-mc and ekfac-mc bring their inverses",
+                             CLI::detail::join(names_of(all_operations()), ", ")));
   app.add_option("--threads", options.threads, "default: 1")->check(CLI::PositiveNumber);
   app.add_option("--budget", options.budget_seconds, "seconds for repeating a row; default: 10")
       ->check(CLI::PositiveNumber);
