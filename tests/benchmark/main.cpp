@@ -140,6 +140,9 @@ class Benchmark {
 void run(Options options) {
   std::vector<Operation> operations = all_operations();
   const std::vector<std::string> workloads = workloads_in(options.folder);
+  if (workloads.empty()) {
+    throw OptionError(fmt::format("{}: expected folders with a model.pt", options.folder.string()));
+  }
   check_known("--operations", options.operations, names_of(operations));
   check_known("--workloads", options.workloads, workloads);
   if (options.workloads.empty()) options.workloads = workloads;
