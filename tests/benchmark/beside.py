@@ -8,7 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from comparison import HEADER, PEER_COLUMNS, aligned, compare, load, markdown
+from comparison import HEADER, PEER_COLUMNS, compare, load
 
 # Operations of the peer (None: it has no such thing), and ours for the same rows.
 PAIRS: list[tuple[str | None, list[str]]] = [
@@ -45,6 +45,20 @@ def run_both(options: argparse.Namespace) -> None:
                 subprocess.run([*command, "--ops", peer], env=environment, check=True)
 
 
+def aligned(lines: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    left = {0, 1, 2, len(widths) - 1}
+    rows = ([c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths))]
+            for line in lines)  # fmt: skip
+    return "\n".join("  ".join(row).rstrip() for row in rows)
+
+
+def markdown(lines: list[list[str]], summary: list[str]) -> str:
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([table, "", *(f"* {line}" for line in summary)]).rstrip() + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path, help="the exported workloads")
@@ -71,7 +85,7 @@ def main() -> None:
         load(options.out / f"{side}.json", options.threads, options.workloads)
         for side in ("ours", "theirs")
     )
-    lines, summary = compare(ours, theirs, ORDER)
+    lines, summary = compare(ours, theirs, options.workloads, ORDER)
     lines = [HEADER, *lines]
     if not theirs:
         lines = [[c for i, c in enumerate(line) if i not in PEER_COLUMNS] for line in lines]
