@@ -103,12 +103,14 @@ at::Tensor window_rows(const at::Tensor& windows, ExampleAxis examples) {
         .transpose(1, 2)
         .reshape({examples.count, -1, columns});
   }
-  // Rows of pixels first, then the transpose of a matrix: quicker than all axes at once.
-  at::Tensor rows = at::empty({windows.size(0), positions, columns}, windows.options());
-  for (int64_t n = 0; n < windows.size(0); ++n) {
-    rows.select(0, n).copy_(windows.select(0, n).reshape({columns, positions}).t());
-  }
-  return rows.view({examples.count, -1, columns});
+  // Column by column: what is next to each other in the image stays so, and the product of the rows
+  // with themselves wants it.
+  at::Tensor transposed = at::empty({columns, windows.size(0), positions}, windows.options());
+  Shape shape = windows.sizes().slice(1, 1 + axes).vec();
+  shape.push_back(windows.size(0));
+  for (int64_t i = 0; i < axes; ++i) shape.push_back(windows.size(2 + axes + i));
+  transposed.view(shape).copy_(windows.movedim(0, 1 + axes));
+  return transposed.view({columns, examples.count, -1}).permute({1, 2, 0});
 }
 
 }  // namespace curvature::detail

@@ -19,29 +19,6 @@ void set_padding(const c10::IValue& padding, Convolution& convolution) {
   }
 }
 
-/// Entry k of the kernel reads pixel s t + k d - p for output pixel t.
-std::vector<TapAxis> taps_of(const Convolution& convolution, const at::Tensor& input) {
-  std::vector<TapAxis> axes;
-  for (size_t i = 0; i < convolution.axes(); ++i) {
-    const int64_t stride = convolution.stride[i];
-    const int64_t padded = input.size(static_cast<int64_t>(i) + 2) + convolution.padding_begin[i] +
-                           convolution.padding_end[i];
-    const int64_t outputs = (padded - convolution.reach(i) - 1) / stride + 1;
-    TapAxis axis{.step = stride, .taps = {}};
-    for (int64_t k = 0; k < convolution.kernel[i]; ++k) {
-      const int64_t first = k * convolution.dilation[i] - convolution.padding_begin[i];
-      const int64_t begin = floor_divide(first, stride);
-      axis.taps.push_back({.component = first - begin * stride,
-                           .begin = begin,
-                           .end = begin + outputs,
-                           .phase = 0});
-    }
-    axis.positions = outputs;
-    axes.push_back(std::move(axis));
-  }
-  return axes;
-}
-
 }  // namespace
 
 /// Cross-correlation with zero padding; other padding modes pad before. Positions are output
@@ -64,15 +41,19 @@ MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, Exam
   if (!reason.empty()) return {.parts = {}, .reason = std::move(reason)};
 
   const int64_t groups = convolution.groups;
-  return parts_of_groups(use, input, "convolution", {.groups = groups}, kernel.size(0) / groups,
-                         examples, [=](const at::Tensor& x, LayerPart& part) {
-                           part.inputs = [=] {
-                             const at::Tensor padded =
-                                 pad(x, convolution.padding_begin, convolution.padding_end);
-                             return window_rows(windows(padded, convolution), examples);
-                           };
-                           use_window_moment(x, taps_of(convolution, x), part);
-                         });
+  return parts_of_groups(
+      use, input, "convolution", {.groups = groups}, kernel.size(0) / groups, examples,
+      [=](const at::Tensor& x, LayerPart& part) {
+        part.inputs = [=] {
+          const at::Tensor padded = pad(x, convolution.padding_begin, convolution.padding_end);
+          return window_rows(windows(padded, convolution), examples);
+        };
+        if (convolution.stride == Shape(axes, 1) && x.is_cpu()) {
+          use_window_moment(
+              {.pixels = [x] { return x; }, .shape = x.sizes().vec(), .convolution = convolution},
+              part);
+        }
+      });
 }
 
 }  // namespace curvature::detail

@@ -35,7 +35,8 @@ void add_gram_of_examples(at::Tensor& sum, const at::Tensor& rows) {
   // Gradients of images come channel by channel, where all rows as one matrix are a copy. Measured:
   // with fewer positions many small products cost more than the copy.
   constexpr int64_t kManyPositions = 128;
-  const bool is_copied = rows.stride(1) == 1 && rows.stride(2) != 1 && rows.size(0) > 1;
+  const bool is_copied = rows.stride(1) == 1 && rows.stride(2) != 1 && rows.size(0) > 1 &&
+                         rows.stride(0) != rows.size(1);
   if (!is_copied || rows.size(1) < kManyPositions) return add_lower(sum, rows.flatten(0, 1));
   for (const at::Tensor& example : rows.unbind(0)) add_lower(sum, example);
 }

@@ -37,8 +37,8 @@ struct LayerPart {
   /// a `[N, S, inputs]`, without the 1; empty for a block without weight, or whose weight is a
   /// vector that multiplies what `gradients` holds already.
   std::function<at::Tensor()> inputs = nullptr;
-  /// Adds the sum of a a^T over examples and positions to `second` `[inputs, inputs]` without
-  /// making a; not every rule can.
+  /// Adds the sum of a a^T over examples and positions to the lower triangle of `second` `[inputs,
+  /// inputs]` without making a; not every rule can.
   std::function<InputMoment(at::Tensor& second)> add_moment = nullptr;
   bool moment_is_cheaper = false;  ///< than the product of `inputs`
   /// Equal for parts of a pass with the same inputs (query, key and value of an attention); empty

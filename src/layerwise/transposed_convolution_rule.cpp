@@ -1,3 +1,5 @@
+#include <utility>
+
 #include <ATen/ops/zeros.h>
 
 #include "layerwise/convolution.hpp"
@@ -6,12 +8,17 @@
 namespace curvature::detail {
 namespace {
 
-/// The input with stride - 1 zeros between its pixels.
-at::Tensor spread(const at::Tensor& x, const Shape& stride) {
+Shape spread_shape(const at::Tensor& x, const Shape& stride) {
   Shape shape = x.sizes().slice(0, 2).vec();
   for (size_t i = 0; i < stride.size(); ++i) {
     shape.push_back((x.size(static_cast<int64_t>(i) + 2) - 1) * stride[i] + 1);
   }
+  return shape;
+}
+
+/// The input with stride - 1 zeros between its pixels.
+at::Tensor spread(const at::Tensor& x, const Shape& stride) {
+  const Shape shape = spread_shape(x, stride);
   at::Tensor result = at::zeros(shape, x.options());
   at::Tensor pixels = result;
   for (size_t i = 0; i < stride.size(); ++i) {
@@ -30,30 +37,6 @@ Convolution convolution_of_spread(const Convolution& transposed, const Shape& ou
     plain.padding_end[i] = plain.padding_begin[i] + output_padding[i];
   }
   return plain;
-}
-
-/// Entry k of the kernel adds pixel i to output pixel j = i s + k d - p: it reads the pixels with
-/// 0 <= j < outputs. Entries whose outputs differ modulo the stride never meet.
-std::vector<TapAxis> taps_of(const Convolution& transposed, const Shape& output_padding,
-                             const at::Tensor& input) {
-  std::vector<TapAxis> axes;
-  for (size_t i = 0; i < transposed.axes(); ++i) {
-    const int64_t stride = transposed.stride[i];
-    const int64_t outputs = (input.size(static_cast<int64_t>(i) + 2) - 1) * stride -
-                            2 * transposed.padding_begin[i] + transposed.reach(i) +
-                            output_padding[i] + 1;
-    TapAxis axis{.step = 1, .taps = {}};
-    for (int64_t k = 0; k < transposed.kernel[i]; ++k) {
-      const int64_t shift = k * transposed.dilation[i] - transposed.padding_begin[i];
-      axis.taps.push_back({.component = 0,
-                           .begin = -floor_divide(shift, stride),
-                           .end = -floor_divide(shift - outputs, stride),
-                           .phase = shift - floor_divide(shift, stride) * stride});
-    }
-    axis.positions = outputs;
-    axes.push_back(std::move(axis));
-  }
-  return axes;
 }
 
 }  // namespace
@@ -82,17 +65,23 @@ MatchedUse transposed_convolution_rule(const std::shared_ptr<const OperationUse>
   if (!reason.empty()) return {.parts = {}, .reason = std::move(reason)};
 
   const Convolution of_spread = convolution_of_spread(transposed, output_padding);
+  Shape kernel_axes;
+  for (size_t i = 0; i < axes; ++i) kernel_axes.push_back(static_cast<int64_t>(2 + i));
   return parts_of_groups(
       use, input, "transposed convolution", {.groups = transposed.groups, .transposed = true},
       kernel.size(1), examples, [=](const at::Tensor& x, LayerPart& part) {
         part.inputs = [=] {
           const at::Tensor padded =
               pad(spread(x, transposed.stride), of_spread.padding_begin, of_spread.padding_end);
-          Shape kernel_axes;
-          for (size_t i = 0; i < axes; ++i) kernel_axes.push_back(static_cast<int64_t>(2 + i));
           return window_rows(windows(padded, of_spread).flip(kernel_axes), examples);
         };
-        use_window_moment(x, taps_of(transposed, output_padding, x), part);
+        if (!x.is_cpu()) return;
+        Convolution flipped = of_spread;
+        std::swap(flipped.padding_begin, flipped.padding_end);
+        use_window_moment({.pixels = [=] { return spread(x, transposed.stride).flip(kernel_axes); },
+                           .shape = spread_shape(x, transposed.stride),
+                           .convolution = flipped},
+                          part);
       });
 }
 

@@ -100,6 +100,10 @@ BOOST_AUTO_TEST_CASE(is_the_moment_of_the_windows) {
     const at::Tensor x = numbers(table[i].input, i);
     BOOST_TEST_CONTEXT("configuration " << i << ": " << table[i])
     for (const LayerPart& part : parts_of(table[i], x)) {
+      const bool has_stride =
+          !table[i].transposed && table[i].stride != Shape(table[i].stride.size(), 1);
+      BOOST_TEST_REQUIRE((part.add_moment == nullptr) == has_stride);
+      if (has_stride) continue;
       const at::Tensor a = part.inputs().flatten(0, 1);
       const int64_t n = a.size(1);
       // Part of a larger matrix that is not zero.
@@ -108,7 +112,7 @@ BOOST_AUTO_TEST_CASE(is_the_moment_of_the_windows) {
       const InputMoment moment = part.add_moment(second);
       at::Tensor expected = before.clone();
       expected.narrow(0, 0, n).narrow(1, 0, n).add_(a.t().mm(a));
-      BOOST_TEST(close(sum, expected, {1e-12, 1e-12}));
+      BOOST_TEST(close(sum.tril(), expected.tril(), {1e-12, 1e-12}));  // all that is used
       BOOST_TEST(close(moment.first, a.sum(0), {1e-12, 1e-12}));
       BOOST_TEST(moment.count == a.size(0));
     }
@@ -132,7 +136,7 @@ BOOST_AUTO_TEST_CASE(in_single_precision_it_is_as_exact_as_the_product) {
     at::Tensor second = at::zeros_like(exact, at::kFloat);
     part.add_moment(second);
     const auto error = [&](const at::Tensor& m) {
-      return (m.to(at::kDouble) - exact).norm().item<double>() / exact.norm().item<double>();
+      return (m.to(at::kDouble) - exact).tril().norm().item<double>() / exact.norm().item<double>();
     };
     BOOST_TEST(error(second) < 2 * error(a.t().mm(a)));
   }
