@@ -33,7 +33,8 @@ Plan plan_of(const SolveOptions& options, const Problem& problem, const at::Tens
       "solution of {} with {} by {}, {}{}", count_of(columns, "system"), options.choice.name,
       options.solver.name, iterations > 0 ? "at most " : "", count_of(products, "product"));
   return {.job = job,
-          .products = products + products_to_build(options.choice, size),
+          .products = products + products_to_build(options.choice, size) +
+                      products_of_preconditioner(options.solver, size),
           .memory_bytes = memory_of(options.solver, rhs)};
 }
 
@@ -53,7 +54,9 @@ Result compute(const SolveOptions& options, const EmpiricalRisk& risk, const at:
   const SolverPtr solver =
       make_solver(options.solver, risk, options.choice, options.problem, bar.observer());
   Result result{.solution = solve(a, rhs, solver, start)};
-  result.solution.report.products += products_to_build(options.choice, risk.space().size());
+  const int64_t size = risk.space().size();
+  result.solution.report.products +=
+      products_to_build(options.choice, size) + products_of_preconditioner(options.solver, size);
   result.seconds = watch.seconds();
   return result;
 }
@@ -91,7 +94,7 @@ std::string describe(const Result& result, const SolveOptions& options) {
 
 void run_solve(const SolveOptions& options, const Invocation& invocation) {
   check_operator_options(options.choice);
-  check_solver_options(options.solver);
+  check_solver_options(options.solver, options.choice);
   const Problem problem = load_problem(options.problem);
   const at::Tensor rhs = read_vectors(options.rhs, problem);
   const at::Tensor start =
@@ -141,8 +144,11 @@ void add_solve_command(CLI::App& tool, const Invocation& invocation) {
   add("--max-iterations", options->solver.max_iterations, "N", "of each column [1000]")
       ->transform(whole_number(0));
   add("--preconditioner", options->solver.preconditioner, alternatives(preconditioner_names()),
-      "approximate inverse: of the GGN's diagonal plus damping")
+      "approximate inverse: of a model of the GGN plus damping")
       ->check(one_of(preconditioner_names()));
+  add("--preconditioner-rank", options->solver.preconditioner_rank, "N",
+      "of nystrom, which takes as many products first [100]")
+      ->transform(whole_number(1));
   add("--step-size", options->solver.step_size, "X",
       "of the Neumann series; 1 / largest eigenvalue, estimated, by default")
       ->transform(real_number(0));

@@ -11,6 +11,7 @@
 #include <curvature/solvers/minres.hpp>
 #include <curvature/solvers/neumann.hpp>
 #include <curvature/solvers/preconditioner.hpp>
+#include <curvature/spectral/low_rank.hpp>
 
 #include "cli/operator_choice.hpp"
 #include "core/check.hpp"
@@ -20,6 +21,7 @@ namespace {
 
 constexpr const char* kDirect = "direct";
 constexpr const char* kNeumann = "neumann";
+constexpr const char* kNystrom = "nystrom";
 
 struct Choice {
   std::string name;
@@ -70,16 +72,30 @@ const Choice& choice_of(const SolverOptions& options) {
                        [&](const Choice& choice) { return choice.name == options.name; });
 }
 
+/// Of the GGN's Nystrom approximation, between its range and the damping.
+OperatorPtr make_nystrom(const SolverOptions& options, const EmpiricalRisk& risk, double damping,
+                         const ProblemOptions& problem, const Observer& observer) {
+  const OperatorPtr a = ggn(risk, {.memory_budget = problem.memory_budget});
+  const EigenpairsResult found =
+      nystrom(*a, {.rank = products_of_preconditioner(options, a->rows()),
+                   .residuals = false,
+                   .random = RandomSource(problem.seed).derive(2),
+                   .observer = observer});
+  return nystrom_preconditioner(found.top, damping, risk.space());
+}
+
 /// The inverse of a cheap model of the GGN, which is positive whatever the operator is, with the
 /// operator's damping.
-OperatorPtr make_preconditioner(const std::string& name, const EmpiricalRisk& risk,
+OperatorPtr make_preconditioner(const SolverOptions& options, const EmpiricalRisk& risk,
                                 const OperatorOptions& choice, const ProblemOptions& problem,
                                 const Observer& observer) {
+  const std::string& name = options.preconditioner;
   const double damping = std::max(choice.damping, 0.0);
   if (name == "diagonal") {
     const OperatorPtr ggn = ggn_diagonal(risk, {.memory_budget = problem.memory_budget});
     return diagonal_preconditioner(*ggn->diagonal(), risk.space(), damping);
   }
+  if (name == kNystrom) return make_nystrom(options, risk, damping, problem, observer);
   OperatorOptions layerwise = choice;
   if (!is_made_of_blocks(choice)) layerwise = {};
   layerwise.name = name;
@@ -95,7 +111,7 @@ std::vector<std::string> solver_names() {
   return names;
 }
 
-std::vector<std::string> preconditioner_names() { return {"diagonal", "kfac", "ekfac"}; }
+std::vector<std::string> preconditioner_names() { return {"diagonal", "kfac", "ekfac", kNystrom}; }
 
 double tolerance_of(const SolverOptions& options, at::ScalarType dtype) {
   return options.tolerance.value_or(dtype == at::kDouble ? 1e-6 : 1e-5);
@@ -108,13 +124,30 @@ int64_t max_iterations_of(const SolverOptions& options) {
 int64_t memory_of(const SolverOptions& options, const at::Tensor& rhs) {
   constexpr int64_t kCommon = 4;  // right-hand side, solution, operand and product
   if (options.name == kDirect) return 3 * 8 * rhs.size(0) * rhs.size(0);
-  return (kCommon + choice_of(options).vectors) * rhs.numel() * rhs.element_size();
+  // Test vectors, their products, and what is made of both.
+  const int64_t preconditioner = 4 * products_of_preconditioner(options, rhs.size(0)) * rhs.size(0);
+  return ((kCommon + choice_of(options).vectors) * rhs.numel() + preconditioner) *
+         rhs.element_size();
 }
 
-void check_solver_options(const SolverOptions& options) {
+int64_t products_of_preconditioner(const SolverOptions& options, int64_t size) {
+  if (options.preconditioner != kNystrom) return 0;
+  return std::min<int64_t>(options.preconditioner_rank.value_or(100), size);
+}
+
+void check_solver_options(const SolverOptions& options, const OperatorOptions& choice) {
   CURVATURE_CHECK(!options.step_size || options.name == kNeumann, OptionError,
                   "--step-size belongs to the Neumann series; expected --solver neumann, got {}",
                   options.name);
+  const bool is_nystrom = options.preconditioner == kNystrom;
+  CURVATURE_CHECK(is_nystrom || !options.preconditioner_rank, OptionError,
+                  "--preconditioner-rank belongs to a low-rank preconditioner; expected "
+                  "--preconditioner nystrom, got {}",
+                  options.preconditioner.empty() ? "none" : options.preconditioner);
+  CURVATURE_CHECK(!is_nystrom || choice.damping > 0, OptionError,
+                  "--preconditioner nystrom takes what it does not see for the damping; expected a "
+                  "positive --damping, got {}",
+                  choice.damping);
   const bool iterates = options.name != kDirect;
   CURVATURE_CHECK(iterates || !options.max_iterations, OptionError,
                   "--max-iterations: the direct solver does not iterate; expected another "
@@ -132,8 +165,7 @@ SolverPtr make_solver(const SolverOptions& options, const EmpiricalRisk& risk,
                                 .max_iterations = max_iterations_of(options),
                                 .observer = observer};
   if (!options.preconditioner.empty()) {
-    iteration.preconditioner =
-        make_preconditioner(options.preconditioner, risk, choice, problem, observer);
+    iteration.preconditioner = make_preconditioner(options, risk, choice, problem, observer);
   }
   return choice_of(options).make(iteration, options, RandomSource(problem.seed).derive(1));
 }

@@ -71,6 +71,27 @@ BOOST_AUTO_TEST_CASE(diagonal_operators_and_preconditioned_hessians) {
   BOOST_TEST(close(system.product("hessian"), system.rhs, {1e-8, 0}));
 }
 
+BOOST_AUTO_TEST_CASE(a_low_rank_preconditioner_saves_iterations_and_is_counted) {
+  const System system;
+  const Words words = {"--solver", "cg", "--tolerance", "1e-9", "--damping", "1e-3"};
+  const auto solve = [&](const Words& more) {
+    const Outcome outcome = run_tool(system.solve("ggn", words + more));
+    BOOST_TEST_REQUIRE(outcome.status == 0, outcome);
+    BOOST_TEST(outcome.json()["termination"] == "converged", outcome);
+    return std::pair(outcome.json()["iterations"].get<int64_t>(),
+                     outcome.json()["products"].get<int64_t>());
+  };
+  const auto [plain_iterations, plain_products] = solve({});
+  const auto [iterations, products] = solve({"--preconditioner", "nystrom"});
+  BOOST_TEST(iterations <= 3);  // all 32 parameters fit: it is the inverse
+  BOOST_TEST(plain_iterations > 2 * iterations);
+  BOOST_TEST(products >= 32 + iterations);
+  const Words smaller = {"--preconditioner", "nystrom", "--preconditioner-rank", "12"};
+  const auto [some_iterations, some_products] = solve(smaller);
+  BOOST_TEST(some_iterations < plain_iterations);
+  BOOST_TEST(some_products >= 12 + some_iterations);
+}
+
 BOOST_AUTO_TEST_CASE(a_start_saves_iterations_and_limits_hold) {
   const System system;
   const Words cg = {"--solver", "cg", "--tolerance", "1e-8"};
@@ -128,6 +149,10 @@ BOOST_AUTO_TEST_CASE(wrong_words_and_systems_are_refused) {
   refused(2, {"--solver", "direct", "--max-iterations", "3"}, "--max-iterations");
   refused(2, {"--solver", "direct", "--preconditioner", "diagonal"}, "--preconditioner");
   refused(2, {"--solver", "cg", "--preconditioner", "magic"}, "diagonal");
+  refused(2, {"--solver", "cg", "--preconditioner-rank", "3"}, "expected --preconditioner nystrom");
+  refused(2, {"--solver", "cg", "--preconditioner", "nystrom", "--preconditioner-rank", "0"},
+          "--preconditioner-rank");
+  refused(2, {"--solver", "cg", "--preconditioner", "nystrom", "--damping", "0"}, "--damping");
   refused(2, {"--solver", "cg", "--tolerance", "-1"}, "--tolerance");
   write_npy(system.scratch / "short.npy", random_tensor({31}, 1));
   refused(1, {"--solver", "cg", "--rhs", system.scratch / "short.npy"}, "short.npy");
