@@ -11,7 +11,7 @@ Row = dict[str, Any]
 Key = tuple[str, str, str]  # workload, operation, phase
 
 NEGLIGIBLE_S = 1e-4  # a row faster than this on both sides does not count
-FIRST_PRODUCT = "first product"
+FIRST_PRODUCT = "first-product"
 VALUE_TOLERANCE = 1e-3
 HEADER = ["workload", "operation", "phase", "s", "theirs", "ratio", "gradients", "theirs", "MB",
           "theirs", "values"]  # fmt: skip
@@ -32,20 +32,15 @@ def measured(*rows: Row) -> bool:
     return all(row.get("median_s") is not None for row in rows)
 
 
-def join_lazy(ours: dict[Key, Row], theirs: dict[Key, Row]) -> list[tuple[Key, Row, Row]]:
-    """Both rows of each key. Where the peer's set-up does nothing, its product does everything
-    each time, so that a ratio of set-ups means nothing: the rows become set-up and product
-    together. Our set-up of a matrix-free operator has a product in it."""
+def join(ours: dict[Key, Row], theirs: dict[Key, Row]) -> list[tuple[Key, Row, Row]]:
+    """Both rows of each key. Our first product includes what the peer's set-up and product do."""
     pairs = []
     for key in dict.fromkeys([*ours, *theirs]):
-        mine, peer = ours.get(key, {}), theirs.get(key, {})
-        last = (*key[:2], "product")
-        lazy = key[2] == "setup" and measured(peer) and peer["median_s"] < NEGLIGIBLE_S
-        if lazy and measured(mine, ours.get(last, {}), theirs.get(last, {})):
-            key = (*key[:2], FIRST_PRODUCT)
-            mine = mine if key[1].endswith("-vector") else plus(mine, ours[last])
-            peer = plus(peer, theirs[last])
-        pairs.append((key, mine, peer))
+        peer = theirs.get(key, {})
+        if key[2] == FIRST_PRODUCT:
+            parts = [theirs.get((*key[:2], phase), {}) for phase in ("setup", "product")]
+            peer = plus(*parts) if measured(*parts) else {}
+        pairs.append((key, ours.get(key, {}), peer))
     return pairs
 
 
@@ -96,7 +91,7 @@ def compare(
 
     lines: list[list[str]] = []
     ratios: dict[Key, float] = {}
-    for key, mine, peer in sorted(join_lazy(ours, theirs), key=place):
+    for key, mine, peer in sorted(join(ours, theirs), key=place):
         unit = (key[0], "gradient", "product")
         gradient = (theirs.get(unit) or ours.get(unit) or {}).get("median_s")
         ratio, values = "", ""

@@ -23,8 +23,8 @@ struct Operation {
   std::function<void(const Problem&, const Recorder&)> run;
 };
 
-/// Gradient and products, with the linearisation kept: the first row of an operator, `setup`, is
-/// its construction with a first product, which linearises.
+/// Gradient and products, with the linearisation kept; `first-product` is construction with a
+/// first product, which linearises.
 std::vector<Operation> product_operations();
 /// K-FAC and EK-FAC, of linear and convolution layers alone, and their inverses.
 std::vector<Operation> layerwise_operations();

@@ -26,13 +26,11 @@ void gradient(const Problem& problem, const Recorder& record) {
 Operation vector(const std::string& name, const Factory& make) {
   return {name, [=](const Problem& problem, const Recorder& record) {
             OperatorPtr a;
-            const auto construct_and_apply = [&] {
+            record.measure(name, "setup", [&] { a = make(problem); });
+            record.measure(name, "first-product", [&] {
               a.reset();  // never two linearisations at once
               a = make(problem);
               a->apply(probe(*a));
-            };
-            record.measure(name, "setup", construct_and_apply, [] {
-              return Json{{"note", "with the first product"}};
             });
             record.product(name, *a);
           }};
