@@ -7,6 +7,8 @@
 
 #include <curvature/core/error.hpp>
 #include <curvature/core/random.hpp>
+#include <curvature/operators/eigen_decomposed.hpp>
+#include <curvature/operators/kronecker.hpp>
 
 #include "operators/definite_inverse.hpp"
 #include "operators/low_rank_eigen.hpp"
@@ -175,6 +177,28 @@ BOOST_DATA_TEST_CASE(indefinite_matrices_have_no_definite_inverse, kDtypes, dtyp
     matrix[where][where] = -1;
     BOOST_TEST(!curvature::detail::definite_inverse(matrix).has_value());
     BOOST_TEST(!curvature::detail::definite_inverse_by_blocks(matrix, 64).has_value());
+  }
+}
+
+BOOST_AUTO_TEST_CASE(products_leave_out_directions_without_eigenvalue) {
+  const at::Tensor q0 = random_basis(4, 4, 1), q1 = random_basis(5, 5, 2);
+  const at::Tensor q = at::kron(q0, q1), x = random_matrix(20, 3, 3);
+  for (const int64_t rows : {0, 1, 3, 4}) {
+    for (const int64_t columns : {0, 2, 5}) {
+      at::Tensor values = random_matrix(4, 5, 6);
+      values.narrow(0, 0, rows).zero_();
+      values.narrow(1, 0, columns).zero_();
+      const at::Tensor flat = values.reshape({-1});
+      BOOST_TEST_CONTEXT(rows << " rows, " << columns << " columns") {
+        const OperatorPtr a = eigen_decomposed(kronecker({q0, q1}), flat);
+        BOOST_TEST(close(a->apply(x), (q * flat).matmul(q.t()).matmul(x)));
+        BOOST_TEST(close(a->apply(TensorList{x}).front(), a->apply(x)));
+        BOOST_TEST(close(a->apply_adjoint(x), a->apply(x)));
+        const OperatorPtr exponential =
+            a->function([](const at::Tensor& eigenvalues) { return eigenvalues.exp(); });
+        BOOST_TEST(close(exponential->apply(x), (q * flat.exp()).matmul(q.t()).matmul(x)));
+      }
+    }
   }
 }
 
