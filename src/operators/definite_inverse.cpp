@@ -67,7 +67,7 @@ std::optional<at::Tensor> definite_inverse_by_blocks(const at::Tensor& matrix, i
 std::optional<at::Tensor> definite_inverse(const at::Tensor& matrix) {
   // Measured: larger blocks leave more to LAPACK, with smaller ones products run more slowly. The
   // gain comes from oneDNN: without it there is none.
-  constexpr int64_t kSmallest = 512, kSmallestBlock = 192, kLargestBlock = 384, kBlocks = 12;
+  constexpr int64_t kSmallest = 768, kSmallestBlock = 192, kLargestBlock = 384, kBlocks = 12;
   const int64_t n = matrix.size(0);
   if (n >= kSmallest && is_for_one_dnn(matrix, matrix)) {
     return definite_inverse_by_blocks(matrix,

@@ -53,7 +53,7 @@ class Reflections {
 bool is_low_rank(int64_t n, int64_t max_rank) {
   // Measured: from here on it is faster than LAPACK.
   constexpr int64_t kSmallest = 256;
-  constexpr double kLargestPart = 0.6;
+  constexpr double kLargestPart = 0.55;
   return n >= kSmallest && static_cast<double>(max_rank) <= kLargestPart * static_cast<double>(n);
 }
 

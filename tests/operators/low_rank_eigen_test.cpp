@@ -164,7 +164,7 @@ BOOST_DATA_TEST_CASE(inverses_by_blocks_are_as_good_as_those_of_lapack,
 }
 
 BOOST_DATA_TEST_CASE(large_inverses_are_inverses, kDtypes, dtype) {
-  const at::Tensor matrix = matrix_of_rank(530, 530, 1, dtype);
+  const at::Tensor matrix = matrix_of_rank(800, 800, 1, dtype);
   const auto inverse = curvature::detail::definite_inverse(matrix);
   BOOST_REQUIRE(inverse.has_value());
   BOOST_TEST(close(inverse->to(at::kDouble), at::linalg_inv(matrix.to(at::kDouble)),
@@ -172,8 +172,8 @@ BOOST_DATA_TEST_CASE(large_inverses_are_inverses, kDtypes, dtype) {
 }
 
 BOOST_DATA_TEST_CASE(indefinite_matrices_have_no_definite_inverse, kDtypes, dtype) {
-  for (const int64_t where : {0, 300, 599}) {
-    at::Tensor matrix = at::eye(600, at::TensorOptions().dtype(dtype).device(test_device()));
+  for (const int64_t where : {0, 300, 799}) {
+    at::Tensor matrix = at::eye(800, at::TensorOptions().dtype(dtype).device(test_device()));
     matrix[where][where] = -1;
     BOOST_TEST(!curvature::detail::definite_inverse(matrix).has_value());
     BOOST_TEST(!curvature::detail::definite_inverse_by_blocks(matrix, 64).has_value());
