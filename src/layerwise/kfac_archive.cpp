@@ -12,7 +12,7 @@
 namespace curvature::detail {
 namespace {
 
-constexpr const char* kFormat = "curvature K-FAC statistics 1";
+constexpr const char* kFormat = "curvature K-FAC statistics 2";
 
 }  // namespace
 
@@ -40,6 +40,10 @@ std::map<std::string, double*> KfacStatistics::numbers() {
                                             {"square_weight", &square_weight_}};
   for (size_t i = 0; i < sums_.size(); ++i) {
     numbers[fmt::format("{}.input_count", i)] = &sums_[i].input_count;
+    numbers[fmt::format("{}.input_rows", i)] = &sums_[i].input_rows;
+    numbers[fmt::format("{}.output_rows", i)] = &sums_[i].output_rows;
+    numbers[fmt::format("{}.null_inputs", i)] = &sums_[i].null_inputs;
+    numbers[fmt::format("{}.null_outputs", i)] = &sums_[i].null_outputs;
   }
   return numbers;
 }

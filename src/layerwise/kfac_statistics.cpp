@@ -1,5 +1,6 @@
 #include "layerwise/kfac_statistics.hpp"
 
+#include <limits>
 #include <utility>
 
 #include <ATen/TensorOperators.h>
@@ -7,6 +8,7 @@
 #include <ATen/ops/equal.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/maximum.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -16,7 +18,7 @@
 #include "layerwise/cotangents.hpp"
 #include "layerwise/gram.hpp"
 #include "layerwise/squared_gradients.hpp"
-#include "operators/support.hpp"
+#include "operators/low_rank_eigen.hpp"
 
 namespace curvature::detail {
 namespace {
@@ -27,21 +29,61 @@ double weight_of(const BatchRisk& batch) {
                            : static_cast<double>(batch.batch().size());
 }
 
+struct Eigenvectors {
+  at::Tensor vectors;
+  double num_null;  ///< the first ones have no eigenvalue
+};
+
 /// Eigenvectors of symmetric matrices; equal ones, such as those of inputs that several layers
 /// share, are decomposed once.
 class EigenvectorCache {
  public:
-  at::Tensor of(const at::Tensor& matrix, const std::string& who) {
-    for (const auto& [known, vectors] : known_) {
-      if (known.sizes() == matrix.sizes() && at::equal(known, matrix)) return vectors;
+  Eigenvectors of(const at::Tensor& matrix, int64_t max_rank, const std::string& who) {
+    for (const auto& [known, eigenvectors] : known_) {
+      if (known.sizes() == matrix.sizes() && at::equal(known, matrix)) return eigenvectors;
     }
-    known_.emplace_back(matrix, symmetric_eigen(matrix, who).vectors);
+    const auto [values, vectors] = semidefinite_eigen(matrix, max_rank, who);
+    const auto num_null = static_cast<double>(values.eq(0).sum().item<int64_t>());
+    known_.emplace_back(matrix, Eigenvectors{vectors, num_null});
     return known_.back().second;
   }
 
  private:
-  std::vector<std::pair<at::Tensor, at::Tensor>> known_;
+  std::vector<std::pair<at::Tensor, Eigenvectors>> known_;
 };
+
+double epsilon_of(const at::Tensor& x) {
+  return x.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
+                                        : std::numeric_limits<float>::epsilon();
+}
+
+/// Zeros for the first `num_null` rows of mean squares if the largest of them is below the
+/// accuracy of the basis: a factor had no eigenvalue along them, and what a decomposition leaves
+/// there is eps times the largest eigenvalue. Examples that came later may have more.
+void clear_null_rows(at::Tensor squares, double num_null) {
+  if (num_null == 0) return;
+  const at::Tensor sums = squares.sum(1);
+  at::Tensor null = squares.narrow(0, 0, static_cast<int64_t>(num_null));
+  const at::Tensor largest = sums.narrow(0, 0, null.size(0)).max();
+  if ((largest <= epsilon_of(squares) * sums.max()).item<bool>()) null.zero_();
+}
+
+/// Zeros where a mean square along two basis vectors is nothing but rounding, which subnormal
+/// numbers are as well (and a hundred times slower to multiply with). A coordinate v . g of a
+/// vector `[d]` has an error of sqrt(d) eps |g|, and the squares add up to those of the lengths.
+/// @param is_rotated whether the inputs were multiplied by a basis: one-hot ones are exact
+at::Tensor without_rounding_errors(const at::Tensor& squares, bool is_rotated) {
+  const double epsilon = epsilon_of(squares);
+  const double smallest = squares.scalar_type() == at::kDouble ? std::numeric_limits<double>::min()
+                                                               : std::numeric_limits<float>::min();
+  const auto error = [&](int64_t axis) {
+    const double factor = static_cast<double>(squares.size(axis)) * epsilon * epsilon;
+    return squares.sum(axis, /*keepdim=*/true).mul_(factor);
+  };
+  at::Tensor bound = error(0).clamp_min_(smallest);
+  if (is_rotated) bound = at::maximum(bound, error(1));
+  return squares.masked_fill(squares < bound, 0);
+}
 
 }  // namespace
 
@@ -83,6 +125,8 @@ void KfacStatistics::add_inputs(size_t block, const LayerPass& pass, const at::T
     return add_one_hot_inputs(block, pass.indices(block), weights);
   }
   BlockSums& sums = sums_[block];
+  sums.input_rows +=
+      static_cast<double>(pass.num_examples() * (reduces() ? 1 : pass.num_positions(block)));
   if (!reduces()) {
     sums.input_count += pass.add_input_moment(block, weights, sums.factors.a);
     return;
@@ -110,26 +154,30 @@ void KfacStatistics::add_one_hot_inputs(size_t block, const at::Tensor& indices,
 
 void KfacStatistics::add_outputs(const LayerPass& pass, const TensorList& backward) {
   // With biases apart a layer's weight and bias see the same gradients.
-  std::map<size_t, at::Tensor> moments;
+  std::map<size_t, std::pair<at::Tensor, double>> moments;
   for (size_t i = 0; i < sums_.size(); ++i) {
     if (!pass.uses(i)) continue;
     at::Tensor& sum = sums_[i].factors.b;
+    double& rows = sums_[i].output_rows;
     if (!options_.separate_bias) {
-      add_output_moment(pass.gradients(i, backward), sum);
+      rows += add_output_moment(pass.gradients(i, backward), sum);
       continue;
     }
     size_t twin = 0;
     while (twin < i && !(pass.uses(twin) && pass.same_gradients(twin, i))) ++twin;
     if (twin == i) {
-      moments[i] = at::zeros_like(sum);
-      add_output_moment(pass.gradients(i, backward), moments[i]);
+      auto& [moment, count] = moments[i];
+      moment = at::zeros_like(sum);
+      count = add_output_moment(pass.gradients(i, backward), moment);
     }
-    sum.add_(moments.at(twin));
+    sum.add_(moments.at(twin).first);
+    rows += moments.at(twin).second;
   }
 }
 
-void KfacStatistics::add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const {
+double KfacStatistics::add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const {
   reduces() ? add_gram(sum, gradients.sum(1)) : add_gram_of_examples(sum, gradients);
+  return static_cast<double>(gradients.size(0) * (reduces() ? 1 : gradients.size(1)));
 }
 
 void KfacStatistics::add_squares(const LayerPass& pass, const TensorList& inputs,
@@ -168,6 +216,8 @@ void KfacStatistics::merge(const KfacStatistics& other) {
     sums_[i].factors.a.add_(other.sums_[i].factors.a);
     sums_[i].factors.b.add_(other.sums_[i].factors.b);
     sums_[i].input_count += other.sums_[i].input_count;
+    sums_[i].input_rows += other.sums_[i].input_rows;
+    sums_[i].output_rows += other.sums_[i].output_rows;
   }
   factor_weight_ += other.factor_weight_;
   forget_squares();
@@ -176,6 +226,7 @@ void KfacStatistics::merge(const KfacStatistics& other) {
 void KfacStatistics::forget_squares() {
   for (BlockSums& sums : sums_) {
     sums.basis = FactorPair();
+    sums.null_inputs = sums.null_outputs = 0;
     sums.squares = at::Tensor();
   }
   has_basis_ = false;
@@ -185,23 +236,41 @@ void KfacStatistics::forget_squares() {
 void KfacStatistics::refresh_basis() {
   const at::NoGradGuard no_grad;
   const std::vector<FactorPair> pairs = factors();
+  const std::vector<int64_t> ranks = rank_bounds();
   EigenvectorCache eigenvectors;
-  std::vector<FactorPair> bases;
+  std::vector<std::pair<Eigenvectors, Eigenvectors>> bases;
   for (size_t i = 0; i < pairs.size(); ++i) {
     const LayerBlock& block = plan_.blocks[i];
     const std::string layer = layer_name(risk_.space(), block);
-    bases.push_back({block.one_hot
-                         ? at::Tensor()
-                         : eigenvectors.of(pairs[i].a, fmt::format("input factor of '{}'", layer)),
-                     eigenvectors.of(pairs[i].b, fmt::format("output factor of '{}'", layer))});
+    Eigenvectors a = {};
+    if (!block.one_hot) {
+      a = eigenvectors.of(pairs[i].a, ranks[2 * i], fmt::format("input factor of '{}'", layer));
+    }
+    bases.emplace_back(std::move(a), eigenvectors.of(pairs[i].b, ranks[2 * i + 1],
+                                                     fmt::format("output factor of '{}'", layer)));
   }
   for (size_t i = 0; i < bases.size(); ++i) {
     const LayerBlock& block = plan_.blocks[i];
-    sums_[i].basis = bases[i];
+    const auto& [a, b] = bases[i];
+    sums_[i].basis = {a.vectors, b.vectors};
+    sums_[i].null_inputs = a.num_null;
+    sums_[i].null_outputs = b.num_null;
     sums_[i].squares = at::zeros({block.rows, block.columns()}, tensor_options());
   }
   has_basis_ = true;
   square_weight_ = 0;
+}
+
+std::vector<int64_t> KfacStatistics::rank_bounds() const {
+  TensorList rows = {at::zeros({static_cast<int64_t>(2 * sums_.size())}, at::kDouble)};
+  double* numbers = rows.front().mutable_data_ptr<double>();
+  for (const BlockSums& sums : sums_) {
+    *numbers++ = sums.input_rows;
+    *numbers++ = sums.output_rows;
+  }
+  risk_.reducer().sum(rows);
+  numbers = rows.front().mutable_data_ptr<double>();
+  return {numbers, numbers + rows.front().numel()};
 }
 
 std::vector<FactorPair> KfacStatistics::factors() const& {
@@ -258,6 +327,11 @@ TensorList KfacStatistics::eigenvalues() const {
   values.pop_back();
   if (part != 1 && part > 0) {
     for (at::Tensor& tensor : values) tensor.div_(part);
+  }
+  for (size_t i = 0; i < values.size(); ++i) {
+    clear_null_rows(values[i], sums_[i].null_outputs);
+    clear_null_rows(values[i].t(), sums_[i].null_inputs);
+    values[i] = without_rounding_errors(values[i], !plan_.blocks[i].one_hot);
   }
   return values;
 }

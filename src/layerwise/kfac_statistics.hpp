@@ -20,7 +20,11 @@ struct FactorPair {
 struct BlockSums {
   FactorPair factors;       ///< sums of outer products: lower triangles
   double input_count = 0;   ///< what `factors.a` is divided by
+  double input_rows = 0;    ///< vectors whose outer products are in `factors.a`: bounds its rank
+  double output_rows = 0;   ///< the same for `factors.b`
   FactorPair basis;         ///< eigenvectors of the factors at some time; or undefined
+  double null_inputs = 0;   ///< first vectors of `basis.a` along which A had no eigenvalue but 0
+  double null_outputs = 0;  ///< the same for `basis.b`
   at::Tensor squares = {};  ///< of examples' gradients along the basis `[rows, columns]`
 };
 
@@ -63,9 +67,12 @@ class KfacStatistics {
   void add_inputs(size_t block, const LayerPass& pass, const at::Tensor& weights);
   void add_one_hot_inputs(size_t block, const at::Tensor& indices, const at::Tensor& weights);
   void add_outputs(const LayerPass& pass, const TensorList& backward);
-  void add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const;
+  /// Returns how many vectors there were.
+  double add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const;
   void add_squares(const LayerPass& pass, const TensorList& inputs, const TensorList& backward);
   void forget_squares();
+  /// No factor's rank is larger, over all workers: two numbers for each block, those of A and B.
+  std::vector<int64_t> rank_bounds() const;
   /// What tells layers and options apart.
   std::string description() const;
   /// The counts and weights that `save` keeps, by name.

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <variant>
 
 #include <curvature/operators/block_diagonal.hpp>
@@ -53,13 +54,50 @@ OperatorPtr squared_entries(const LinearOperator& a) {
   return std::visit(SquareEntries{a.spec()}, a.structure());
 }
 
+/// Columns of a basis and their eigenvalues.
+struct Columns {
+  OperatorPtr basis;
+  at::Tensor eigenvalues;
+};
+
+/// Those before the first `true`, but not all.
+int64_t num_leading_zeros(const at::Tensor& eigenvalues, int64_t axis) {
+  const at::Tensor is_zero = eigenvalues.eq(0).all(1 - axis).to(at::kInt);
+  return std::min(is_zero.cumprod(0).sum().item<int64_t>(), eigenvalues.size(axis) - 1);
+}
+
+/// Without the leading columns of either factor of a Kronecker product that have no eigenvalue but
+/// zeros: factors of few examples, where bases with ascending eigenvalues begin with them.
+Columns without_zeros(OperatorPtr basis, const at::Tensor& eigenvalues) {
+  const Structure structure = basis->structure();
+  const auto* product = std::get_if<KroneckerStructure>(&structure);
+  if (product == nullptr || product->factors.size() != 2 || eigenvalues.numel() == 0) {
+    return {std::move(basis), eigenvalues};
+  }
+  const int64_t sizes[] = {product->factors[0].size(1), product->factors[1].size(1)};
+  at::Tensor matrix = eigenvalues.view(sizes);
+  std::vector<at::Tensor> factors;
+  int64_t dropped = 0;
+  for (int64_t axis = 0; axis < 2; ++axis) {
+    const int64_t zeros = num_leading_zeros(matrix, axis);
+    matrix = matrix.narrow(axis, zeros, sizes[axis] - zeros);
+    factors.push_back(
+        product->factors[static_cast<size_t>(axis)].narrow(1, zeros, sizes[axis] - zeros));
+    dropped += zeros;
+  }
+  if (dropped == 0) return {std::move(basis), eigenvalues};
+  return {kronecker(factors, Space::flat(matrix.numel()), basis->spec().range),
+          matrix.reshape({-1})};
+}
+
 class EigenDecomposed final : public LinearOperator {
  public:
   EigenDecomposed(OperatorSpec spec, OperatorPtr basis, at::Tensor eigenvalues)
       : LinearOperator(std::move(spec)),
         basis_(std::move(basis)),
         eigenvalues_(std::move(eigenvalues)),
-        parts_(basis_->spec().domain.split(eigenvalues_.unsqueeze(-1))) {}
+        used_(without_zeros(basis_, eigenvalues_)),
+        parts_(used_.basis->spec().domain.split(used_.eigenvalues.unsqueeze(-1))) {}
 
   std::string describe() const override {
     return fmt::format("EigenDecomposed({})", basis_->describe());
@@ -87,14 +125,14 @@ class EigenDecomposed final : public LinearOperator {
 
  private:
   TensorList apply_impl(const TensorList& x) const override {
-    TensorList coordinates = basis_->apply_adjoint(x);
+    TensorList coordinates = used_.basis->apply_adjoint(x);
     for (size_t i = 0; i < coordinates.size(); ++i) {
       coordinates[i] = coordinates[i].mul(parts_[i]);
     }
-    return basis_->apply(coordinates);
+    return used_.basis->apply(coordinates);
   }
   at::Tensor apply_flat_impl(const at::Tensor& x) const override {
-    return basis_->apply(basis_->apply_adjoint(x).mul(eigenvalues_.unsqueeze(-1)));
+    return used_.basis->apply(used_.basis->apply_adjoint(x).mul(used_.eigenvalues.unsqueeze(-1)));
   }
   at::Tensor apply_adjoint_flat_impl(const at::Tensor& y) const override {
     return apply_flat_impl(y);
@@ -102,7 +140,8 @@ class EigenDecomposed final : public LinearOperator {
 
   OperatorPtr basis_;
   at::Tensor eigenvalues_;
-  TensorList parts_;  // views of it, `[shape..., 1]`
+  Columns used_;      // those that a product needs
+  TensorList parts_;  // views of their eigenvalues, `[shape..., 1]`
 };
 
 }  // namespace

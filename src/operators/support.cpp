@@ -6,8 +6,7 @@
 #include <optional>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/cholesky_inverse.h>
-#include <ATen/ops/isfinite.h>
+#include <ATen/ops/aminmax.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/linalg_eigvalsh.h>
@@ -15,14 +14,10 @@
 #include <ATen/ops/linalg_slogdet.h>
 
 #include "core/check.hpp"
+#include "operators/definite_inverse.hpp"
 
 namespace curvature::detail {
 namespace {
-
-void check_finite(const at::Tensor& matrix, const std::string& who) {
-  CURVATURE_CHECK(at::isfinite(matrix).all().item<bool>(), NumericalError,
-                  "{}: the matrix has entries that are not finite", who);
-}
 
 /// Nothing if the iteration does not converge.
 std::optional<SymmetricEigen> try_eigen(const at::Tensor& matrix, at::ScalarType dtype) {
@@ -119,6 +114,13 @@ LogDeterminant log_determinant_of_matrix(const at::Tensor& matrix) {
   return {sign.item<double>(), log_abs.item<double>()};
 }
 
+void check_finite(const at::Tensor& matrix, const std::string& who) {
+  if (matrix.numel() == 0) return;
+  const auto [smallest, largest] = at::aminmax(matrix);  // one pass; NaN if there is one
+  CURVATURE_CHECK(std::isfinite(smallest.item<double>()) && std::isfinite(largest.item<double>()),
+                  NumericalError, "{}: the matrix has entries that are not finite", who);
+}
+
 SymmetricEigen symmetric_eigen(const at::Tensor& matrix, const std::string& who) {
   check_finite(matrix, who);
   std::optional<SymmetricEigen> eigen = try_eigen(matrix, matrix.scalar_type());
@@ -136,8 +138,7 @@ at::Tensor symmetric_eigenvalues(const at::Tensor& matrix, const std::string& wh
 at::Tensor inverse_matrix(const at::Tensor& matrix, Symmetry symmetry, const std::string& who) {
   check_finite(matrix, who);
   if (symmetry == Symmetry::kPositiveDefinite) {
-    const auto [factor, failure] = at::linalg_cholesky_ex(matrix);
-    if (failure.item<int64_t>() == 0) return at::cholesky_inverse(factor);
+    if (const std::optional<at::Tensor> inverse = definite_inverse(matrix)) return *inverse;
   }
   const auto [inverse, failure] = at::linalg_inv_ex(matrix);
   CURVATURE_CHECK(failure.item<int64_t>() == 0, NumericalError,

@@ -36,6 +36,9 @@ double rounding_tolerance(const at::Tensor& eigenvalues);
 LogDeterminant log_determinant_of_spectrum(const at::Tensor& eigenvalues);
 LogDeterminant log_determinant_of_matrix(const at::Tensor& matrix);
 
+/// @throws NumericalError if an entry is not finite
+void check_finite(const at::Tensor& matrix, const std::string& who);
+
 struct SymmetricEigen {
   at::Tensor values;
   at::Tensor vectors;

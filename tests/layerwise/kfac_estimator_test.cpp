@@ -60,7 +60,96 @@ struct TemporaryFile {
   ~TemporaryFile() { std::filesystem::remove(path); }
 };
 
+/// One layer with 301 inputs and batches of 80 vectors: factors of low rank.
+struct WideSetting {
+  torch::nn::Linear layer = seeded(torch::nn::Linear(300, 3), 5);
+  Model model = Model::from_module(layer);
+  at::Tensor inputs = numbers({240, 300}, 1);
+  at::Tensor targets = numbers({240, 3}, 2).argmax(1);
+
+  EmpiricalRisk risk(int64_t first = 0, int64_t count = 240) const {
+    return EmpiricalRisk(
+        model, cross_entropy(),
+        tensor_dataset({inputs.narrow(0, first, count)}, targets.narrow(0, first, count), 80));
+  }
+};
+
+/// What `estimator` makes of the GGN of `seen` along its factors' eigenvectors by LAPACK.
+at::Tensor reference_of_wide(const KfacEstimator& estimator, const EmpiricalRisk& seen) {
+  TensorList rows;
+  for (int64_t row = 0; row < 3; ++row) {
+    rows.push_back(at::arange(300 * row, 300 * (row + 1)));
+    rows.push_back(at::full({1}, 900 + row, at::kLong));
+  }
+  const at::Tensor index = at::cat(rows).to(test_device());
+  const TensorList factors = factors_of(estimator.kfac()).front();
+  const at::Tensor q =
+      at::kron(std::get<1>(at::linalg_eigh(factors[0])), std::get<1>(at::linalg_eigh(factors[1])));
+  const at::Tensor exact = materialize(*ggn(seen)).index_select(0, index).index_select(1, index);
+  const at::Tensor eigenvalues = (q * exact.matmul(q)).sum(0);
+  const at::Tensor back = index.argsort();
+  return (q * eigenvalues).matmul(q.t()).index_select(0, back).index_select(1, back);
+}
+
+int64_t num_zeros(const KfacEstimator& estimator) {
+  return estimator.ekfac()->eigenvalues()->eq(0).sum().item<int64_t>();
+}
+
 }  // namespace
+
+BOOST_AUTO_TEST_CASE(factors_of_few_vectors_have_the_eigenvectors_they_should_have) {
+  const WideSetting setting;
+  const EmpiricalRisk risk = setting.risk();
+  const Tolerance tolerance = {1e-7, 1e-14};
+  KfacEstimator one = seen(risk, {0});
+  one.refresh_basis();
+  one.correct(risk.on(0));
+  BOOST_TEST(
+      close(materialize(*one.ekfac()), reference_of_wide(one, setting.risk(0, 80)), tolerance));
+  BOOST_TEST(num_zeros(one) >= 3 * (301 - 88));
+
+  // The bound on the rank adds up, and no decay makes it smaller.
+  KfacEstimator merged = seen(risk, {0}), decayed = seen(risk, {0, 1}, 0.5);
+  merged.merge(seen(risk, {1}));
+  for (KfacEstimator* estimator : {&merged, &decayed}) {
+    estimator->refresh_basis();
+    estimator->correct(risk.on(0));
+    BOOST_TEST(close(materialize(*estimator->ekfac()),
+                     reference_of_wide(*estimator, setting.risk(0, 80)), tolerance));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(directions_that_had_no_eigenvalue_may_get_one_later) {
+  const WideSetting setting;
+  const EmpiricalRisk risk = setting.risk();
+  KfacEstimator estimator = seen(risk, {0});
+  estimator.refresh_basis();
+  estimator.correct(risk.on(0));
+  const int64_t before = num_zeros(estimator);
+  const double exact = materialize(*ggn(setting.risk(80, 80))).trace().item<double>();
+  estimator.refresh_basis();
+  estimator.update(risk.on(1));
+  BOOST_TEST(num_zeros(estimator) < before / 2);
+  BOOST_TEST(*estimator.ekfac()->trace() == exact, boost::test_tools::tolerance(1e-10));
+  const OperatorPtr ekfac = estimator.ekfac();
+  BOOST_TEST(materialize(*ekfac).trace().item<double>() == exact,
+             boost::test_tools::tolerance(1e-10));
+}
+
+BOOST_AUTO_TEST_CASE(bounds_on_ranks_are_saved) {
+  const WideSetting setting;
+  const EmpiricalRisk risk = setting.risk();
+  KfacEstimator whole = seen(risk, {0, 1}), resumed(risk);
+  resumed.load(whole.save());
+  for (KfacEstimator* estimator : {&whole, &resumed}) {
+    estimator->refresh_basis();
+    estimator->correct(risk.on(0));
+  }
+  BOOST_TEST(at::equal(materialize(*whole.ekfac()), materialize(*resumed.ekfac())));
+  resumed.load(whole.save());  // and which directions had no eigenvalue
+  BOOST_TEST(num_zeros(whole) >= 3 * (301 - 168));
+  BOOST_TEST(num_zeros(resumed) == num_zeros(whole));
+}
 
 BOOST_AUTO_TEST_CASE(the_order_of_batches_plays_no_role) {
   const Setting setting;
