@@ -24,20 +24,32 @@ CurvatureOperator::CurvatureOperator(const EmpiricalRisk& risk, const MatrixFree
 std::string CurvatureOperator::describe() const { return fmt::format("{}(n={})", name_, rows()); }
 
 TensorList CurvatureOperator::apply_impl(const TensorList& x) const {
-  risk_.check_versions(versions_, describe());
-  const int64_t num_batches = risk_.data().num_batches();
-  const Columns columns(x);
-  ColumnSums sums(risk_.space(), columns.size());
-  for (int64_t index = 0; index < num_batches; ++index) {
-    add_batch(index, columns, sums);
-    if (observer_) observer_({"product", index + 1, num_batches});
-  }
-  TensorList result = std::move(sums).result(x.front().options());
+  TensorList result = sums_over_batches(Columns(x)).list();
   risk_.reducer().sum(result);
   if (weight_decay_ > 0) {
     for (size_t i = 0; i < result.size(); ++i) result[i].add_(x[i], weight_decay_);
   }
   return result;
+}
+
+at::Tensor CurvatureOperator::apply_flat_impl(const at::Tensor& x) const {
+  const at::Tensor columns = x.t().contiguous();
+  TensorList rows = {sums_over_batches(Columns(columns, risk_.space())).rows()};
+  risk_.reducer().sum(rows);
+  if (weight_decay_ > 0) rows.front().add_(columns, weight_decay_);
+  return rows.front().t();  // a transposition in memory would cost more than a small product
+}
+
+ColumnSums CurvatureOperator::sums_over_batches(const Columns& x) const {
+  risk_.check_versions(versions_, describe());
+  const int64_t num_batches = risk_.data().num_batches();
+  ColumnSums sums(risk_.space(), x.size(),
+                  risk_.parameters().front().options().requires_grad(false));
+  for (int64_t index = 0; index < num_batches; ++index) {
+    add_batch(index, x, sums);
+    if (observer_) observer_({"product", index + 1, num_batches});
+  }
+  return sums;
 }
 
 }  // namespace curvature::detail

@@ -18,6 +18,7 @@ class CurvatureOperator : public LinearOperator {
 
  protected:
   TensorList apply_impl(const TensorList& x) const final;
+  at::Tensor apply_flat_impl(const at::Tensor& x) const final;
   /// Adds the batch's part of A x, block by block and column by column.
   virtual void add_batch(int64_t index, const Columns& x, ColumnSums& sums) const = 0;
 
@@ -25,6 +26,8 @@ class CurvatureOperator : public LinearOperator {
   const Partition& blocks() const noexcept { return blocks_; }
 
  private:
+  ColumnSums sums_over_batches(const Columns& x) const;
+
   EmpiricalRisk risk_;
   Observer observer_;
   std::string name_;

@@ -53,14 +53,14 @@ class GradientCovariance final : public LinearOperator {
     risk_.reducer().sum(totals);
     const at::Tensor mean = (totals[0] / risk_.total_weight()).unsqueeze(-1);
 
-    detail::ColumnSums sums(risk_.space(), num_columns);
+    detail::ColumnSums sums(risk_.space(), num_columns, x.front().options());
     for (int64_t index = 0; index < num_batches(); ++index) {
       const auto batch = linearization(index);
       const at::Tensor centred = products[static_cast<size_t>(index)] - mean;
       add_pullback(*batch, centred * (batch->weights * factor()), sums);
       report(num_batches() + index);
     }
-    TensorList result = std::move(sums).result(x.front().options());
+    TensorList result = std::move(sums).list();
     risk_.reducer().sum(result);
     return result;
   }

@@ -54,13 +54,13 @@ class Jacobian final : public LinearOperator {
     risk_.check_versions(versions_, describe());
     const detail::Columns columns(y);
     const int64_t num_columns = columns.size();
-    detail::ColumnSums sums(risk_.space(), num_columns);
+    detail::ColumnSums sums(risk_.space(), num_columns, y.front().options());
     for_each_batch([&](const Linearization& batch, int64_t first, int64_t count) {
       for (int64_t k = 0; k < num_columns; ++k) {
         sums.add(k, all_, batch.vjp(all_, columns.at(k, {0}).front().narrow(0, first, count)));
       }
     });
-    return std::move(sums).result(y.front().options());
+    return std::move(sums).list();
   }
 
   template <class Visit>

@@ -5,9 +5,8 @@
 #include <optional>
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
-#include <ATen/ops/stack.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -87,49 +86,55 @@ TensorList OutputLinearization::vjp(const std::vector<size_t>& block, const at::
   return vector_jacobian_product({output_}, inputs, {w});
 }
 
-ColumnSums::ColumnSums(const Space& space, int64_t num_columns)
+ColumnSums::ColumnSums(const Space& space, int64_t num_columns, const at::TensorOptions& options)
     : space_(space),
-      columns_(static_cast<size_t>(num_columns), TensorList(space.entries().size())) {}
+      rows_(at::empty({num_columns, space.size()}, options)),
+      is_set_(static_cast<size_t>(num_columns) * space.entries().size()) {}
 
-void ColumnSums::add(int64_t column, const std::vector<size_t>& block, TensorList part) {
-  TensorList& sums = columns_[static_cast<size_t>(column)];
+void ColumnSums::add(int64_t column, const std::vector<size_t>& block, const TensorList& part) {
+  const at::Tensor row = rows_.select(0, column);
   for (size_t i = 0; i < block.size(); ++i) {
-    at::Tensor& sum = sums[block[i]];
     if (!part[i].defined()) continue;
-    if (sum.defined()) {
+    const SpaceEntry& entry = space_.entries()[block[i]];
+    at::Tensor sum = row.narrow(0, entry.offset, entry.size).view(entry.shape);
+    auto is_set = is_set_[static_cast<size_t>(column) * space_.entries().size() + block[i]];
+    if (is_set) {
       sum.add_(part[i]);
     } else {
-      // A gradient may be a view of the operand; only memory of its own may be added to.
-      const bool owned =
-          part[i].use_count() == 1 && part[i].storage().use_count() == 1 && part[i].is_contiguous();
-      sum = owned ? std::move(part[i]) : part[i].clone(at::MemoryFormat::Contiguous);
+      sum.copy_(part[i]);
     }
+    is_set = true;
   }
 }
 
-TensorList ColumnSums::result(const at::TensorOptions& options) && {
-  TensorList joined;
-  for (size_t i = 0; i < space_.entries().size(); ++i) {
-    const Shape& shape = space_.entries()[i].shape;
-    TensorList parts;
-    for (TensorList& column : columns_) {
-      parts.push_back(column[i].defined() ? std::move(column[i]) : at::zeros(shape, options));
-    }
-    if (parts.empty()) {
-      Shape empty = shape;
-      empty.push_back(0);
-      joined.push_back(at::zeros(empty, options));
-    } else {
-      // Columns stay contiguous; a flat view is one transposition.
-      joined.push_back(parts.size() == 1 ? parts.front().unsqueeze(-1)
-                                         : at::stack(parts, 0).movedim(0, -1));
-    }
+at::Tensor ColumnSums::rows() && {
+  const size_t count = space_.entries().size();
+  for (size_t i = 0; i < is_set_.size(); ++i) {
+    const SpaceEntry& entry = space_.entries()[i % count];
+    if (is_set_[i]) continue;
+    rows_.select(0, static_cast<int64_t>(i / count)).narrow(0, entry.offset, entry.size).zero_();
   }
-  return joined;
+  return std::move(rows_);
 }
+
+TensorList ColumnSums::list() && { return Columns(std::move(*this).rows(), space_).list(); }
 
 Columns::Columns(const TensorList& x) : size_(x.front().size(-1)) {
   for (const at::Tensor& tensor : x) rows_.push_back(tensor.movedim(-1, 0).contiguous());
+}
+
+Columns::Columns(const at::Tensor& rows, const Space& space) : size_(rows.size(0)) {
+  for (const SpaceEntry& entry : space.entries()) {
+    Shape shape = entry.shape;
+    shape.insert(shape.begin(), size_);
+    rows_.push_back(rows.narrow(1, entry.offset, entry.size).view(shape));
+  }
+}
+
+TensorList Columns::list() const {
+  TensorList list;
+  for (const at::Tensor& rows : rows_) list.push_back(rows.movedim(0, -1));
+  return list;
 }
 
 TensorList Columns::at(int64_t k, const std::vector<size_t>& block) const {

@@ -76,18 +76,22 @@ class KeptLinearizations {
   mutable std::deque<Slot> slots_;
 };
 
-/// Sums lists of tensors of one space column by column, then hands them out as `[shape..., K]`.
+/// Sums lists of tensors of one space column by column.
 class ColumnSums {
  public:
-  ColumnSums(const Space& space, int64_t num_columns);
+  ColumnSums(const Space& space, int64_t num_columns, const at::TensorOptions& options);
 
   /// Adds `part` (undefined tensors are zeros) to the entries at `block` of a column.
-  void add(int64_t column, const std::vector<size_t>& block, TensorList part);
-  TensorList result(const at::TensorOptions& options) &&;
+  void add(int64_t column, const std::vector<size_t>& block, const TensorList& part);
+  /// The columns as rows `[K, size]`.
+  at::Tensor rows() &&;
+  /// `[shape..., K]`, each column contiguous.
+  TensorList list() &&;
 
  private:
   const Space& space_;
-  std::vector<TensorList> columns_;
+  at::Tensor rows_;
+  std::vector<bool> is_set_;  // column by column, entry by entry; the others are not initialised
 };
 
 /// The columns of a list operand (each tensor `[shape..., K]`), each contiguous: cut once, used by
@@ -95,8 +99,12 @@ class ColumnSums {
 class Columns {
  public:
   explicit Columns(const TensorList& x);
+  /// The same for the columns as rows `[K, size]`, contiguous; they are not copied.
+  Columns(const at::Tensor& rows, const Space& space);
 
   int64_t size() const noexcept { return size_; }
+  /// All columns, as `[shape..., K]`.
+  TensorList list() const;
   /// The entries of column `k` at `block`.
   TensorList at(int64_t k, const std::vector<size_t>& block) const;
 
