@@ -16,29 +16,18 @@ int64_t columns_at_once(int64_t n) {
   return std::max(kSmallest, (n + kPieces - 1) / kPieces);
 }
 
-/// sum += X^T X on and below the diagonal, for rows X `[R, n]`, a few columns at a time.
-void add_lower(at::Tensor& sum, const at::Tensor& rows) {
-  const int64_t n = rows.size(1), step = columns_at_once(n);
-  const at::Tensor transposed = rows.t();
+}  // namespace
+
+void add_gram(at::Tensor& sum, const at::Tensor& rows) {
+  const int64_t n = rows.size(-1), step = columns_at_once(n);
+  at::Tensor columns = rows.movedim(-1, 0).flatten(1);
+  // oneDNN would copy each piece.
+  if (is_for_one_dnn(columns, columns.t())) columns = columns.contiguous();
   for (int64_t begin = 0; begin < n; begin += step) {
     const int64_t count = std::min(step, n - begin), below = n - begin;
     at::Tensor part = sum.narrow(0, begin, below).narrow(1, begin, count);
-    add_matrix_product(part, transposed.narrow(0, begin, below), rows.narrow(1, begin, count));
+    add_matrix_product(part, columns.narrow(0, begin, below), columns.narrow(0, begin, count).t());
   }
-}
-
-}  // namespace
-
-void add_gram(at::Tensor& sum, const at::Tensor& rows) { add_lower(sum, rows); }
-
-void add_gram_of_examples(at::Tensor& sum, const at::Tensor& rows) {
-  // Gradients of images come channel by channel, where all rows as one matrix are a copy. Measured:
-  // with fewer positions many small products cost more than the copy.
-  constexpr int64_t kManyPositions = 128;
-  const bool is_copied = rows.stride(1) == 1 && rows.stride(2) != 1 && rows.size(0) > 1 &&
-                         rows.stride(0) != rows.size(1);
-  if (!is_copied || rows.size(1) < kManyPositions) return add_lower(sum, rows.flatten(0, 1));
-  for (const at::Tensor& example : rows.unbind(0)) add_lower(sum, example);
 }
 
 void mirror_lower(at::Tensor& lower, double scale) {

@@ -105,7 +105,7 @@ InputMoment LayerPass::add_moment(const Part& part, const at::Tensor& weights,
   } else {
     moment.first = a.flatten(0, 1).sum(0);
   }
-  add_gram_of_examples(second, a);
+  add_gram(second, a);
   return moment;
 }
 

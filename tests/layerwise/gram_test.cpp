@@ -38,7 +38,7 @@ BOOST_AUTO_TEST_CASE(rows_may_lie_in_any_layout) {
             }
           }
           BOOST_TEST_CONTEXT(examples << " x " << positions << " x " << rows) {
-            curvature::detail::add_gram_of_examples(sum, layout);
+            curvature::detail::add_gram(sum, layout);
             curvature::detail::mirror_lower(sum);
             BOOST_TEST(close(sum, expected, {1e-12, 1e-12}));
           }
