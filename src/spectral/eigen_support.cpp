@@ -26,6 +26,8 @@ double epsilon(at::ScalarType dtype) {
                               : static_cast<double>(std::numeric_limits<float>::epsilon());
 }
 
+double breakdown_threshold(at::ScalarType dtype) { return dtype == at::kDouble ? 1e-13 : 1e-6; }
+
 void check_dtype(const LinearOperator& a, const char* who) {
   CURVATURE_CHECK(a.spec().dtype == at::kDouble || a.spec().dtype == at::kFloat, NotSupportedError,
                   "{}: expected an operator in float32 or float64, got {} in {}", who, a.describe(),
@@ -53,6 +55,21 @@ void check_selection(const LinearOperator& a, const char* who, int64_t count, in
 void check_tolerance(const std::optional<double>& tolerance, const char* who) {
   CURVATURE_CHECK(!tolerance || *tolerance > 0, OptionError,
                   "{}: tolerance must be positive; got {}", who, *tolerance);
+}
+
+void check_iteration(const char* who, const std::optional<double>& tolerance,
+                     int64_t max_restarts) {
+  check_tolerance(tolerance, who);
+  CURVATURE_CHECK(max_restarts >= 0, OptionError, "{}: max_restarts must not be negative; got {}",
+                  who, max_restarts);
+}
+
+void check_basis(const LinearOperator& a, const char* who, int64_t pairs, int64_t block_size,
+                 int64_t max_basis) {
+  const int64_t least = std::min(pairs + 2 * block_size, a.rows());
+  CURVATURE_CHECK(max_basis >= least, OptionError,
+                  "{}: expected max_basis of at least {} for {} pairs and blocks of {}, got {}",
+                  who, least, pairs, block_size, max_basis);
 }
 
 double tolerance_of(const LinearOperator& a, const std::optional<double>& tolerance) {
@@ -86,19 +103,21 @@ std::vector<double> residual_norms(const LinearOperator& a, const Eigenpairs& pa
   return norms;
 }
 
-void measure_residuals(const LinearOperator& a, double tolerance, double norm,
-                       EigenpairsResult& result) {
-  std::vector<double> all;
+void measure_residuals(const LinearOperator& a, EigenpairsResult& result) {
   for (Eigenpairs* pairs : {&result.top, &result.bottom}) {
     if (pairs->values.empty()) continue;
     pairs->residuals = residual_norms(a, *pairs);
     result.products += pairs->vectors.size(1);
-    for (const double value : pairs->values) norm = std::max(norm, std::abs(value));
-    all.insert(all.end(), pairs->residuals.begin(), pairs->residuals.end());
   }
-  const bool accurate = std::all_of(all.begin(), all.end(),
-                                    [=](double residual) { return residual <= tolerance * norm; });
-  result.termination = accurate ? Termination::kConverged : Termination::kStagnated;
+}
+
+Termination judge_residuals(double allowed, const EigenpairsResult& result) {
+  for (const Eigenpairs* pairs : {&result.top, &result.bottom}) {
+    for (const double residual : pairs->residuals) {
+      if (!(residual <= allowed)) return Termination::kStagnated;
+    }
+  }
+  return Termination::kConverged;
 }
 
 at::Tensor orthonormalize(at::Tensor matrix, const std::vector<at::Tensor>& bases) {

@@ -14,6 +14,9 @@ namespace curvature::detail {
 
 /// Distance of 1 to the next number, float32 or float64.
 double epsilon(at::ScalarType dtype);
+/// Relative to |A|, what a residual of pure rounding looks like. Taking it for a breakdown too late
+/// costs a few products; too early would lose a spectrum far below its outliers.
+double breakdown_threshold(at::ScalarType dtype);
 /// @throws NotSupportedError unless `a` is in float32 or float64
 void check_dtype(const LinearOperator& a, const char* who);
 /// @throws NotSupportedError unless `a` is symmetric and in float32 or float64
@@ -24,6 +27,11 @@ void check_selection(const LinearOperator& a, const char* who, int64_t count, in
                      EigenvalueOrder order);
 /// @throws OptionError if it is given and not positive
 void check_tolerance(const std::optional<double>& tolerance, const char* who);
+/// @throws OptionError as `check_tolerance`, or for a negative number of restarts
+void check_iteration(const char* who, const std::optional<double>& tolerance, int64_t max_restarts);
+/// @throws OptionError if `max_basis` has no room for the pairs and two blocks, or n vectors
+void check_basis(const LinearOperator& a, const char* who, int64_t pairs, int64_t block_size,
+                 int64_t max_basis);
 /// `tolerance`, or what an operator of this dtype can reach: 1e-8 or 1e-5.
 double tolerance_of(const LinearOperator& a, const std::optional<double>& tolerance);
 
@@ -42,10 +50,10 @@ NormEstimate estimate_norm(const LinearOperator& a, const at::Tensor& start);
 
 /// |A u - l u| of each pair, with one product each.
 std::vector<double> residual_norms(const LinearOperator& a, const Eigenpairs& pairs);
-/// Measures the residuals of both ends, counts the products, and judges whether they are within
-/// `tolerance` times |A|, of which `norm` is known from below.
-void measure_residuals(const LinearOperator& a, double tolerance, double norm,
-                       EigenpairsResult& result);
+/// Measures the residuals of both ends and counts the products.
+void measure_residuals(const LinearOperator& a, EigenpairsResult& result);
+/// `kConverged` if all residuals are at most `allowed`, else `kStagnated`.
+Termination judge_residuals(double allowed, const EigenpairsResult& result);
 
 /// The columns of `matrix` `[n, k]` made orthonormal and orthogonal to the orthonormal columns of
 /// every matrix in `bases`, without those that depend on the others numerically: `[n, r]`, r <= k.

@@ -27,9 +27,6 @@ constexpr int64_t kChunk = 4096;  // columns of the buffer that a restart moves 
 constexpr double kCancellation = 0.02;
 constexpr int kMaxPasses = 4;
 
-/// Relative to |A|, what a block of pure rounding looks like.
-double rounding_of(at::ScalarType dtype) { return dtype == at::kDouble ? 1e-13 : 1e-6; }
-
 std::vector<double> row_norms(const at::Tensor& rows) {
   std::vector<double> norms;
   for (int64_t i = 0; i < rows.size(0); ++i) norms.push_back(norm(rows[i]));
@@ -91,13 +88,18 @@ struct KrylovSpace::Factored {
 };
 
 KrylovSpace::KrylovSpace(const LinearOperator& a, int64_t capacity, int64_t block_size,
-                         const RandomSource& random)
+                         const RandomSource& random, const at::Tensor& start)
     : a_(a),
       capacity_(capacity),
       block_size_(block_size),
       random_(random),
       buffer_(at::empty({capacity + block_size, a.rows()}, tensor_options(a))),
       projection_(at::zeros({capacity + block_size, capacity + block_size}, at::kDouble)) {
+  if (start.defined()) {
+    at::Tensor first = rows(0, 1);
+    first.copy_(start.unsqueeze(0));
+    width_ = orthonormalize(first, 0, 0).rank;
+  }
   fill_up();
 }
 
@@ -110,7 +112,7 @@ void KrylovSpace::expand() {
   ++num_steps_;
   const double norm = largest_row_norm(next);
   CURVATURE_CHECK(std::isfinite(norm), NumericalError,
-                  "block_lanczos_eigenpairs: a product of {} is not finite", a_.describe());
+                  "Lanczos iteration: a product of {} is not finite", a_.describe());
   scale_ = std::max(scale_, norm);
 
   // Known couplings go first. What is left along the basis is rounding, and one pass removes it.
@@ -120,7 +122,8 @@ void KrylovSpace::expand() {
   coupling(begin, width, begin, width).copy_(own);
   subtract(next, begin, own);
   size_ = end;
-  const Factored factored = orthonormalize(next, end, rounding_of(a_.spec().dtype) * scale_);
+  const Factored factored =
+      orthonormalize(next, end, breakdown_threshold(a_.spec().dtype) * scale_);
   at::Tensor column = coupling(0, end, begin, width);
   column += factored.components;
   const at::Tensor corner = coupling(begin, width, begin, width);
@@ -191,7 +194,9 @@ ProjectedPairs KrylovSpace::solve() const {
 }
 
 at::Tensor KrylovSpace::ritz_vectors(const at::Tensor& coefficients) const {
-  return rows(0, size_).t().mm(coefficients.to(buffer_.options()));
+  at::Tensor vectors = at::empty({coefficients.size(1), buffer_.size(1)}, buffer_.options());
+  combine(coefficients, vectors);
+  return vectors.t();
 }
 
 void KrylovSpace::restart(const ProjectedPairs& pairs, const std::vector<int64_t>& kept) {
@@ -199,7 +204,7 @@ void KrylovSpace::restart(const ProjectedPairs& pairs, const std::vector<int64_t
   const at::Tensor indices = at::tensor(kept, at::kLong);
   const at::Tensor coefficients = pairs.coefficients.index_select(1, indices);
   const at::Tensor arrow = coupling(size_, width_, 0, size_).mm(coefficients);
-  compress(coefficients);
+  combine(coefficients, rows(0, count));
   rows(count, count + width_).copy_(rows(size_, size_ + width_));
   projection_.zero_();
   coupling(0, count, 0, count)
@@ -218,12 +223,12 @@ void KrylovSpace::restart_randomly(const ProjectedPairs& pairs, const std::vecto
   fill_up();
 }
 
-/// rows = coefficients^T rows, without a second basis: chunks of columns one after another.
-void KrylovSpace::compress(const at::Tensor& coefficients) {
+/// target = coefficients^T rows, in chunks of columns: `target` may be the rows themselves.
+void KrylovSpace::combine(const at::Tensor& coefficients, const at::Tensor& target) const {
   const at::Tensor map = coefficients.t().to(buffer_.options());
   for (int64_t begin = 0; begin < buffer_.size(1); begin += kChunk) {
-    const at::Tensor chunk = buffer_.narrow(1, begin, std::min(kChunk, buffer_.size(1) - begin));
-    chunk.narrow(0, 0, map.size(0)).copy_(map.mm(chunk.narrow(0, 0, size_)));
+    const int64_t count = std::min(kChunk, buffer_.size(1) - begin);
+    target.narrow(1, begin, count).copy_(map.mm(rows(0, size_).narrow(1, begin, count)));
   }
 }
 

@@ -21,9 +21,10 @@ struct ProjectedPairs {
 /// buffer (the basis, then the block that comes next) and a projection T that need not be banded.
 class KrylovSpace {
  public:
-  /// Room for `capacity` <= n vectors and the next block; starts with a random block.
+  /// Room for `capacity` <= n vectors and the next block; starts with `start` `[n]`, if it is
+  /// defined, and random vectors.
   KrylovSpace(const LinearOperator& a, int64_t capacity, int64_t block_size,
-              const RandomSource& random);
+              const RandomSource& random, const at::Tensor& start);
 
   /// Vectors of the basis, m.
   int64_t size() const { return size_; }
@@ -38,7 +39,7 @@ class KrylovSpace {
   /// one, filled up with random vectors if it lost rank.
   void expand();
   ProjectedPairs solve() const;
-  /// Y^T V^T for some columns Y of the coefficients, as columns `[n, k]`.
+  /// V Y for some columns Y of the coefficients, `[n, k]`, each column contiguous.
   at::Tensor ritz_vectors(const at::Tensor& coefficients) const;
 
   /// Replaces the basis by the Ritz vectors number `kept` of `pairs`, in place; keeps the next
@@ -59,7 +60,7 @@ class KrylovSpace {
   struct Factored;
   Factored orthonormalize(at::Tensor& block, int64_t count, double smallest);
   void fill_up();
-  void compress(const at::Tensor& coefficients);
+  void combine(const at::Tensor& coefficients, const at::Tensor& target) const;
 
   const LinearOperator& a_;
   int64_t capacity_;

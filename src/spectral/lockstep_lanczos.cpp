@@ -10,15 +10,12 @@
 
 #include "core/check.hpp"
 #include "core/inner_product.hpp"
+#include "spectral/eigen_support.hpp"
 #include "spectral/inner_products.hpp"
 #include "spectral/sampling.hpp"
 
 namespace curvature::detail {
 namespace {
-
-/// Relative to the largest entry of T, what a residual of pure rounding looks like. Taking it for a
-/// breakdown too late costs a few products; too early would lose a spectrum far below its outliers.
-double breakdown_threshold(at::ScalarType dtype) { return dtype == at::kDouble ? 1e-13 : 1e-6; }
 
 /// One run: its vectors (all of them, or the last three), its coefficients, and where it stands.
 class Run {
