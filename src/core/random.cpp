@@ -37,10 +37,14 @@ void fill_normal(at::Philox4_32 engine, double* data, int64_t count) {
   }
 }
 
-void fill_signs(at::Philox4_32 engine, double* data, int64_t count) {
+template <class Scalar>
+void fill_signs(at::Philox4_32 engine, Scalar* data, int64_t count) {
   for (int64_t i = 0; i < count; i += 32) {
-    uint32_t bits = engine();
-    for (int64_t j = i; j < std::min(i + 32, count); ++j, bits >>= 1) data[j] = bits & 1 ? 1 : -1;
+    const uint32_t bits = engine();
+    const int64_t size = std::min<int64_t>(32, count - i);
+    for (int64_t j = 0; j < size; ++j) {  // no branch, so that the loop is vectorised
+      data[i + j] = static_cast<Scalar>(2 * static_cast<int32_t>(bits >> j & 1) - 1);
+    }
   }
 }
 
@@ -82,7 +86,7 @@ at::Tensor RandomSource::normal(uint64_t stream, int64_t count) const {
 }
 
 at::Tensor RandomSource::rademacher(uint64_t stream, int64_t count) const {
-  return draw(seed_, stream, 1, count, fill_signs).squeeze(0);
+  return draw(seed_, stream, 1, count, fill_signs<double>).squeeze(0);
 }
 
 at::Tensor draw_probes(const RandomSource& source, Probe probe, int64_t n, int64_t first,
@@ -91,8 +95,13 @@ at::Tensor draw_probes(const RandomSource& source, Probe probe, int64_t n, int64
                   "draw_probes: sizes must not be negative; got n {}, first {}, count {}", n, first,
                   count);
   at::Tensor columns = at::empty({count, n}, options);
+  const bool direct = columns.is_cpu() && columns.scalar_type() == at::kFloat;
   for (int64_t i = 0; i < count; ++i) {
     const auto stream = static_cast<uint64_t>(first + i);
+    if (probe == Probe::kRademacher && direct) {  // signs need no double in between
+      fill_signs(at::Philox4_32(source.seed(), stream, 0), columns[i].mutable_data_ptr<float>(), n);
+      continue;
+    }
     at::Tensor column =
         probe == Probe::kRademacher ? source.rademacher(stream, n) : source.normal(stream, n);
     if (probe == Probe::kSphere && n > 0) {

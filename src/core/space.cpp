@@ -64,11 +64,17 @@ TensorList Space::split(const at::Tensor& flat) const {
 }
 
 at::Tensor Space::join(const TensorList& list) const {
+  // Contiguous columns stay contiguous: a transposition costs more than a copy.
+  const bool by_columns =
+      !list.empty() && list.front().size(-1) > 1 && list.front().stride(-1) != 1;
   TensorList rows;
   rows.reserve(list.size());
   for (size_t i = 0; i < list.size(); ++i) {
-    rows.push_back(list[i].reshape({entries_[i].size, list[i].size(-1)}));
+    const int64_t columns = list[i].size(-1);
+    rows.push_back(by_columns ? list[i].movedim(-1, 0).reshape({columns, entries_[i].size})
+                              : list[i].reshape({entries_[i].size, columns}));
   }
+  if (by_columns) return (rows.size() == 1 ? rows.front() : at::cat(rows, 1)).t();
   return rows.size() == 1 ? rows.front() : at::cat(rows, 0);
 }
 
