@@ -80,20 +80,21 @@ Request request_of(const SpectrumOptions& options, int64_t size) {
 /// Products and memory, as `eigenpairs` and `spectral_density` document them; an iteration's
 /// products are a lower bound.
 Plan plan_of(const SpectrumOptions& options, const Request& request, const Problem& problem) {
-  constexpr int64_t kDenseSize = 256, kDensePart = 4, kExtraVectors = 20, kScaleSteps = 8;
+  constexpr int64_t kDenseSize = 256, kDensePart = 4, kExtraVectors = 20;
   const int64_t size = problem.space.size(), pairs = request.pairs();
   const int64_t element = problem.model.parameters().front().tensor.element_size();
   const bool dense = size <= kDenseSize || pairs > size / kDensePart;
   Plan plan;
   plan.products = products_to_build(options.choice, size);
   if (pairs > 0) {
-    const int64_t subspace = 2 * std::max(request.top, request.bottom) + kExtraVectors;
+    const int64_t basis = 2 * pairs + kExtraVectors + 1;
     plan.job = fmt::format("{} extreme eigenvalues of {} ({} largest, {} smallest){}", pairs,
                            options.choice.name, request.top, request.bottom,
                            dense ? " by a dense eigendecomposition" : "");
-    plan.products += (dense ? size : kScaleSteps + subspace) + pairs;
+    // A Krylov space of as many vectors as there are pairs, at least; then the residuals.
+    plan.products += (dense ? size : pairs) + pairs;
     // Dense: the matrix, its symmetric part, and the eigenvectors.
-    plan.memory_bytes = 8 * size * ((dense ? 3 * size : subspace) + pairs);
+    plan.memory_bytes = dense ? 8 * size * (3 * size + pairs) : element * size * (basis + pairs);
   }
   if (request.density) {
     const int64_t steps = std::min(options.density_steps, size);

@@ -5,7 +5,11 @@
 #include <limits>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/linalg_cholesky.h>
 #include <ATen/ops/linalg_eigh.h>
+#include <ATen/ops/linalg_eigvalsh.h>
+#include <ATen/ops/linalg_inv.h>
+#include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/linalg_vector_norm.h>
 
 #include <curvature/spectral/lanczos.hpp>
@@ -18,6 +22,9 @@ namespace curvature::detail {
 namespace {
 
 constexpr int64_t kNormSteps = 8;
+/// Smallest eigenvalue, in units of rounding, of a Gram matrix with a diagonal of ones that is
+/// factored.
+constexpr double kDependence = 100;
 
 }  // namespace
 
@@ -118,6 +125,23 @@ Termination judge_residuals(double allowed, const EigenpairsResult& result) {
     }
   }
   return Termination::kConverged;
+}
+
+at::Tensor orthonormal_basis(const at::Tensor& matrix) {
+  at::Tensor basis = matrix.t().clone(at::MemoryFormat::Contiguous).t();
+  for (int pass = 0; pass < 2; ++pass) {
+    const at::Tensor gram = inner_products(basis, basis);
+    const at::Tensor scale = gram.diagonal().rsqrt();
+    const at::Tensor correlations = gram * scale * scale.unsqueeze(1);
+    if (!std::isfinite(correlations.sum().item<double>()) ||
+        at::linalg_eigvalsh(correlations)[0].item<double>() <=
+            kDependence * epsilon(matrix.scalar_type())) {
+      return std::get<0>(at::linalg_qr(matrix));
+    }
+    const at::Tensor inverse = at::linalg_inv(at::linalg_cholesky(gram));
+    combine(basis, inverse.t(), basis);
+  }
+  return basis;
 }
 
 at::Tensor orthonormalize(at::Tensor matrix, const std::vector<at::Tensor>& bases) {

@@ -55,6 +55,12 @@ void measure_residuals(const LinearOperator& a, EigenpairsResult& result);
 /// `kConverged` if all residuals are at most `allowed`, else `kStagnated`.
 Termination judge_residuals(double allowed, const EigenpairsResult& result);
 
+/// An orthonormal basis `[n, k]` of a space that holds the columns of `matrix` `[n, k]`, k <= n;
+/// each column is contiguous. By Cholesky factors of two Gram matrices, at the speed of matrix
+/// products (Yamamoto, Nakatsukasa, Yanagisawa, Fukaya, ETNA 44, 2015), or by Householder
+/// reflections where the columns are close to dependent.
+at::Tensor orthonormal_basis(const at::Tensor& matrix);
+
 /// The columns of `matrix` `[n, k]` made orthonormal and orthogonal to the orthonormal columns of
 /// every matrix in `bases`, without those that depend on the others numerically: `[n, r]`, r <= k.
 /// SVQB (Stathopoulos, Wu, SIAM J. Sci. Comput. 23(6), 2002), twice.

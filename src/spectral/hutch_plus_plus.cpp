@@ -1,17 +1,17 @@
 #include <algorithm>
 #include <functional>
 #include <string_view>
-#include <tuple>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linalg_qr.h>
 
 #include <curvature/spectral/hutch_plus_plus.hpp>
 
 #include "core/check.hpp"
 #include "spectral/by_columns.hpp"
+#include "spectral/eigen_support.hpp"
+#include "spectral/inner_products.hpp"
 #include "spectral/sampling.hpp"
 
 namespace curvature {
@@ -51,7 +51,7 @@ Estimate split_sum(const LinearOperator& a, const EstimateOptions& options, cons
         draw_probes(options.random, options.probe, sum.sketch_rows, 0, rank, detail::options_of(a));
     const at::Tensor y =
         detail::multiply_in_chunks(s, options.columns_at_once, sum.sketch, report_from(0));
-    basis = std::get<0>(at::linalg_qr(y));
+    basis = detail::orthonormal_basis(y);
     const at::Tensor ay =
         detail::multiply_in_chunks(basis, options.columns_at_once, multiply, report_from(rank));
     SampleMean measured;
@@ -65,8 +65,9 @@ Estimate split_sum(const LinearOperator& a, const EstimateOptions& options, cons
       [&](int64_t first, int64_t count) {
         const at::Tensor z = draw_probes(options.random, options.probe, a.cols(), rank + first,
                                          count, detail::options_of(a));
-        const at::Tensor w = z - basis.matmul(basis.t().matmul(z));
-        outside.add(sum.values(w, a.apply(w)), a);
+        const at::Tensor components = detail::inner_products(z, basis).to(z.options());
+        z.t().addmm_(components, basis.t(), 1, -1);
+        outside.add(sum.values(z, a.apply(z)), a);
       },
       [&] {
         return detail::is_accurate(options, sum.judged(detail::to_estimate(outside, inside)));

@@ -21,7 +21,6 @@
 namespace curvature::detail {
 namespace {
 
-constexpr int64_t kChunk = 4096;  // columns of the buffer that a restart moves at once
 /// A Gram-Schmidt pass leaves rounding relative to what it was given; where less than this remains,
 /// another one follows.
 constexpr double kCancellation = 0.02;
@@ -195,7 +194,7 @@ ProjectedPairs KrylovSpace::solve() const {
 
 at::Tensor KrylovSpace::ritz_vectors(const at::Tensor& coefficients) const {
   at::Tensor vectors = at::empty({coefficients.size(1), buffer_.size(1)}, buffer_.options());
-  combine(coefficients, vectors);
+  combine(rows(0, size_).t(), coefficients, vectors.t());
   return vectors.t();
 }
 
@@ -204,7 +203,7 @@ void KrylovSpace::restart(const ProjectedPairs& pairs, const std::vector<int64_t
   const at::Tensor indices = at::tensor(kept, at::kLong);
   const at::Tensor coefficients = pairs.coefficients.index_select(1, indices);
   const at::Tensor arrow = coupling(size_, width_, 0, size_).mm(coefficients);
-  combine(coefficients, rows(0, count));
+  combine(rows(0, size_).t(), coefficients, rows(0, count).t());
   rows(count, count + width_).copy_(rows(size_, size_ + width_));
   projection_.zero_();
   coupling(0, count, 0, count)
@@ -221,15 +220,6 @@ void KrylovSpace::restart_randomly(const ProjectedPairs& pairs, const std::vecto
   restart(pairs, kept);
   coupled_from_ = size_;
   fill_up();
-}
-
-/// target = coefficients^T rows, in chunks of columns: `target` may be the rows themselves.
-void KrylovSpace::combine(const at::Tensor& coefficients, const at::Tensor& target) const {
-  const at::Tensor map = coefficients.t().to(buffer_.options());
-  for (int64_t begin = 0; begin < buffer_.size(1); begin += kChunk) {
-    const int64_t count = std::min(kChunk, buffer_.size(1) - begin);
-    target.narrow(1, begin, count).copy_(map.mm(rows(0, size_).narrow(1, begin, count)));
-  }
 }
 
 }  // namespace curvature::detail

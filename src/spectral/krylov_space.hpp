@@ -60,7 +60,6 @@ class KrylovSpace {
   struct Factored;
   Factored orthonormalize(at::Tensor& block, int64_t count, double smallest);
   void fill_up();
-  void combine(const at::Tensor& coefficients, const at::Tensor& target) const;
 
   const LinearOperator& a_;
   int64_t capacity_;

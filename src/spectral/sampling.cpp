@@ -5,9 +5,11 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include "core/check.hpp"
+#include "core/inner_product.hpp"
 
 namespace curvature::detail {
 
@@ -43,6 +45,11 @@ bool has_adjoint(const LinearOperator& a) {
 }
 
 at::Tensor column_dots(const at::Tensor& x, const at::Tensor& y) {
+  if (x.is_cpu() && x.stride(0) == 1 && y.stride(0) == 1) {  // contiguous columns
+    std::vector<double> dots;
+    for (int64_t i = 0; i < x.size(1); ++i) dots.push_back(inner(x.select(1, i), y.select(1, i)));
+    return at::tensor(dots, at::kDouble);
+  }
   return (x * y).sum({0}, /*keepdim=*/false, at::kDouble);
 }
 
@@ -150,7 +157,10 @@ at::Tensor multiply_in_chunks(const at::Tensor& x, int64_t columns_at_once,
     products.push_back(multiply(x.narrow(1, first, count)));
     if (report) report(first + count);
   }
-  return products.size() == 1 ? products.front() : at::cat(products, 1);
+  if (products.size() == 1) return products.front();
+  if (products.front().stride(0) != 1) return at::cat(products, 1);
+  for (at::Tensor& product : products) product = product.t();
+  return at::cat(products, 0).t();  // columns that are contiguous stay so
 }
 
 }  // namespace curvature::detail

@@ -15,7 +15,7 @@ namespace curvature::detail {
 namespace {
 
 /// Looks at the Ritz values are worth their cubic cost this many times while a basis grows.
-constexpr int64_t kJudgements = 16;
+constexpr int64_t kJudgements = 32;
 /// How likely a search may end with an eigenvalue missed.
 constexpr double kMissProbability = 1e-3;
 /// The range of a spectrum, as a part of that of the Ritz values.
@@ -133,8 +133,12 @@ class ThickRestart {
   }
 
   int64_t num_wanted() const { return options_.count + options_.count_bottom; }
-  /// Half of the tolerance: the other half is for rounding. No recurrence knows more than that.
-  double allowed() const { return std::max(options_.tolerance / 2, rounding_) * norm_; }
+  /// What a recurrence may claim. Where residuals are measured, half of the tolerance is left to
+  /// rounding.
+  double allowed() const {
+    const double share = options_.verify ? 0.5 : 1;
+    return std::max(share * options_.tolerance, rounding_) * norm_;
+  }
   Ends wanted() const {
     return outermost(pairs_.values, options_.order, options_.count, options_.count_bottom);
   }

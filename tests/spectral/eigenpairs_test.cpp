@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include <curvature/core/error.hpp>
+#include <curvature/operators/diagonal.hpp>
 #include <curvature/spectral/eigenpairs.hpp>
 
 #include "spectral/matrices.hpp"
@@ -175,7 +176,7 @@ BOOST_AUTO_TEST_CASE(the_largest_in_magnitude_from_both_ends) {
   check_vectors(negative, all.top);
 }
 
-BOOST_AUTO_TEST_CASE(float32_operators_are_solved_in_float64) {
+BOOST_AUTO_TEST_CASE(float32_operators_are_solved_in_float32) {
   const at::Tensor matrix =
       with_eigenvalues(torch::cat({bulk(-0.5, 1, 395), bulk(3, 8, 5)})).to(at::kFloat);
   const DenseOperator a(matrix);
@@ -197,6 +198,110 @@ BOOST_AUTO_TEST_CASE(a_tolerance_below_the_rounding_of_the_operator_stagnates) {
   const EigenpairsResult result = eigenpairs(a, {.count = 3, .tolerance = 1e-12});
   BOOST_TEST((result.termination == Termination::kStagnated));
   BOOST_TEST(*std::max_element(result.top.residuals.begin(), result.top.residuals.end()) < 1e-4);
+}
+
+BOOST_AUTO_TEST_CASE(without_search_and_verification_a_product_makes_a_vector_of_the_basis) {
+  const at::Tensor matrix = with_eigenvalues(torch::cat({bulk(-0.5, 1, 395), bulk(3, 8, 5)}));
+  for (const at::ScalarType dtype : {at::kDouble, at::kFloat}) {
+    const DenseOperator a(matrix.to(dtype));
+    const EigenpairsResult result =
+        eigenpairs(a, {.count = 5, .tolerance = 1e-4, .find_copies = false, .verify = false});
+    BOOST_TEST((result.termination == Termination::kConverged));
+    BOOST_TEST(result.products == a.products());
+    BOOST_TEST(result.products <= 22);
+    BOOST_TEST(close(values_of(result.top), bulk(3, 8, 5).flip(0), {1e-6}));
+    const double norm = 8;
+    for (const double residual : result.top.residuals) BOOST_TEST(residual <= 1e-4 * norm);
+    check_vectors(a, result.top, dtype == at::kDouble ? 1e-10 : 2e-6);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(residuals_from_the_recurrence_do_not_claim_more_than_rounding_allows) {
+  const DenseOperator a(
+      with_eigenvalues(torch::cat({bulk(0, 1, 395), bulk(3, 8, 5)})).to(at::kFloat));
+  const EigenpairsResult result = eigenpairs(a, {.count = 3, .tolerance = 1e-12, .verify = false});
+  BOOST_TEST((result.termination == Termination::kStagnated));
+  for (const double residual : result.top.residuals) {
+    BOOST_TEST(residual >= 1e-6 * 7.9);
+    BOOST_TEST(residual <= 1e-4);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_search_is_cheap_where_the_next_eigenvalue_stands_apart) {
+  const auto a = curvature::diagonal(torch::cat({bulk(0, 1, 9995), bulk(4, 8, 5)}));
+  const auto products = [&](bool find_copies) {
+    return eigenpairs(a, {.count = 5, .find_copies = find_copies, .verify = false}).products;
+  };
+  BOOST_TEST(products(true) > products(false));
+  BOOST_TEST(products(true) <= products(false) + 14);
+  // Copies of the last value found would change nothing.
+  const auto one = [&](bool find_copies) {
+    return eigenpairs(a, {.count = 1, .find_copies = find_copies, .verify = false}).products;
+  };
+  BOOST_TEST(one(true) == one(false));
+}
+
+BOOST_AUTO_TEST_CASE(a_search_finds_the_copy_whatever_the_seed) {
+  // A miss has a probability of 1e-3 at most, by a bound that is far from tight.
+  const auto a = curvature::diagonal(
+      torch::cat({torch::tensor({6.0, 6.0, 5.0, -6.0, -6.0, -5.5}, at::kDouble), bulk(0, 3, 294)}));
+  const at::Tensor top = torch::tensor({6.0, 6.0, 5.0}, at::kDouble);
+  const at::Tensor bottom = torch::tensor({-6.0, -6.0, -5.5}, at::kDouble);
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    const EigenpairsResult result =
+        eigenpairs(a, {.count = 3, .count_bottom = 3, .random = RandomSource(seed)});
+    BOOST_TEST(close(values_of(result.top), top, {1e-10}));
+    BOOST_TEST(close(values_of(result.bottom), bottom, {1e-10}));
+    const EigenpairsResult magnitude = eigenpairs(
+        a, {.count = 5, .order = EigenvalueOrder::kMagnitude, .random = RandomSource(seed)});
+    BOOST_TEST(close(values_of(magnitude.top).abs(),
+                     torch::tensor({6.0, 6.0, 6.0, 6.0, 5.5}, at::kDouble), {1e-10}));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_start_vector_begins_the_krylov_space) {
+  const int64_t n = 300;
+  const at::Tensor values = torch::arange(1, n + 1, double_options());
+  const auto a = curvature::diagonal(values);
+  const at::Tensor start = values.cos();
+  const auto solve = [&](const at::Tensor& from, uint64_t seed) {
+    return eigenpairs(
+               a, {.count = 3, .find_copies = false, .start = from, .random = RandomSource(seed)})
+        .top;
+  };
+  BOOST_TEST((solve(start, 1).values == solve(start, 2).values));
+  BOOST_TEST((solve(start, 1).values != solve(start.roll(1, 0), 1).values));
+  BOOST_TEST(close(values_of(solve(start, 1)), torch::tensor({300.0, 299.0, 298.0}, at::kDouble),
+                   {1e-10}));
+
+  // From an eigenvector, and from a vector without any part of the one wanted.
+  const at::Tensor unit = torch::eye(n, double_options())[7];
+  at::Tensor blind = start.clone();
+  blind[n - 1] = 0;
+  for (const at::Tensor& from : {unit, blind}) {
+    const EigenpairsResult result = eigenpairs(a, {.count = 3, .start = from});
+    BOOST_TEST(
+        close(values_of(result.top), torch::tensor({300.0, 299.0, 298.0}, at::kDouble), {1e-10}));
+  }
+  BOOST_CHECK_THROW(solve(start.narrow(0, 1, n - 1), 1), ShapeError);
+  BOOST_CHECK_THROW(solve(start.to(at::kFloat), 1), DtypeDeviceError);
+  BOOST_CHECK_THROW(solve(torch::zeros_like(start), 1), OptionError);
+  BOOST_CHECK_THROW(solve(start / 0.0, 1), NumericalError);
+}
+
+BOOST_AUTO_TEST_CASE(a_small_basis_restarts_until_it_converges) {
+  const Matrix matrix =
+      prescribed("indefinite", torch::cat({bulk(-2, 1, 392), bulk(3, 8, 5), bulk(-9, -5, 3)}));
+  for (const int64_t max_basis : {12, 16, 21}) {
+    const DenseOperator a(matrix.matrix);
+    const EigenpairsResult result =
+        eigenpairs(a, {.count = 5, .count_bottom = 3, .max_basis = max_basis});
+    BOOST_TEST((result.termination == Termination::kConverged));
+    BOOST_TEST(result.products == a.products());
+    check_values(matrix, result);
+    check_pairs(a, result.top);
+    check_pairs(a, result.bottom);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(not_converging_is_data) {
@@ -255,6 +360,7 @@ BOOST_AUTO_TEST_CASE(bad_arguments_are_typed_errors) {
   BOOST_CHECK_THROW(eigenpairs(a, {.count = 1, .count_bottom = -1}), OptionError);
   BOOST_CHECK_THROW(eigenpairs(a, {.count = 1, .tolerance = 0.0}), OptionError);
   BOOST_CHECK_THROW(eigenpairs(a, {.count = 1, .max_restarts = -1}), OptionError);
+  BOOST_CHECK_THROW(eigenpairs(a, {.count = 5, .max_basis = 6}), OptionError);
   BOOST_CHECK_THROW(
       eigenpairs(a, {.count = 1, .count_bottom = 1, .order = EigenvalueOrder::kMagnitude}),
       OptionError);
