@@ -62,4 +62,13 @@ BOOST_AUTO_TEST_CASE(probes_do_not_depend_on_chunking) {
   BOOST_TEST(testing::close(sphere.square().sum(0), at::full({6}, 17.0, at::kDouble)));
 }
 
+BOOST_AUTO_TEST_CASE(probes_in_float32_are_those_in_float64_rounded) {
+  const RandomSource source(6);
+  for (const Probe probe : {Probe::kRademacher, Probe::kGaussian, Probe::kSphere}) {
+    const auto single = draw_probes(source, probe, 1001, 3, 2, at::kFloat);
+    BOOST_TEST(single.equal(draw_probes(source, probe, 1001, 3, 2, at::kDouble).to(at::kFloat)));
+    BOOST_TEST(single.stride(0) == 1);
+  }
+}
+
 BOOST_AUTO_TEST_SUITE_END()

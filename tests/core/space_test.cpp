@@ -30,6 +30,19 @@ BOOST_AUTO_TEST_CASE(split_and_join_are_inverses_in_row_major_order) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(contiguous_columns_stay_contiguous) {
+  const Space space({{"weight", {2, 3}}, {"scale", {}}, {"bias", {2}}});
+  const at::Tensor flat = at::rand({5, 9}, at::kDouble).t();
+  TensorList columns;
+  for (const at::Tensor& tensor : space.split(flat)) {
+    columns.push_back(tensor.movedim(-1, 0).contiguous().movedim(0, -1));
+  }
+  const at::Tensor joined = space.join(columns);
+  BOOST_TEST(joined.equal(flat));
+  BOOST_TEST(joined.stride(0) == 1);
+  BOOST_TEST(space.join(space.split(flat.contiguous())).is_contiguous());
+}
+
 BOOST_AUTO_TEST_CASE(names_are_labels) {
   const Space a({{"w", {2, 3}}, {"b", {3}}});
   BOOST_TEST((a == Space({{"x", {2, 3}}, {"y", {3}}})));

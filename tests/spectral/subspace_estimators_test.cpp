@@ -3,6 +3,7 @@
 #include <limits>
 
 #include <curvature/core/error.hpp>
+#include <curvature/operators/diagonal.hpp>
 #include <curvature/operators/function_operator.hpp>
 #include <curvature/spectral/hutch_plus_plus.hpp>
 #include <curvature/spectral/hutchinson.hpp>
@@ -344,6 +345,26 @@ BOOST_AUTO_TEST_CASE(float32_operators) {
   const DiagonalEstimate diagonal = xdiag(a, {.samples = 90});
   BOOST_TEST((diagonal.values.scalar_type() == at::kFloat));
   BOOST_TEST((diagonal.values.to(at::kDouble) - matrix.diagonal()).norm().item<double>() < 0.02);
+}
+
+BOOST_AUTO_TEST_CASE(the_subspace_of_hutch_plus_plus_is_orthonormal_in_float32) {
+  // Seven eigenvalues fit into the subspace: equal ones (columns far from dependent), ones that
+  // fall over four decades, and fewer than there are columns.
+  const int64_t n = 40000;
+  const at::Tensor falling = torch::pow(10.0, -torch::linspace(0, 4, 7, at::kDouble));
+  for (const at::Tensor& values :
+       {torch::full({7}, 2.0, at::kDouble), falling, torch::tensor({3.0, 1.0}, at::kDouble)}) {
+    at::Tensor diagonal = torch::zeros({n}, at::kDouble);
+    diagonal.narrow(0, 100, values.size(0)).copy_(values);
+    for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+      // Signs, times a diagonal, often depend on each other.
+      const Estimate estimate = hutch_plus_plus_trace(curvature::diagonal(diagonal.to(dtype)),
+                                                      {.samples = 21, .probe = Probe::kGaussian});
+      const double exact = values.sum().item<double>();
+      BOOST_TEST(std::abs(estimate.value - exact) <= (dtype == at::kFloat ? 1e-4 : 1e-10) * exact);
+      BOOST_TEST(estimate.products == 21);
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(the_observer_sees_all_products) {
