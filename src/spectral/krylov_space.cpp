@@ -32,9 +32,8 @@ std::vector<double> row_norms(const at::Tensor& rows) {
   return norms;
 }
 
-double largest_row_norm(const at::Tensor& rows) {
-  const std::vector<double> norms = row_norms(rows);
-  return norms.empty() ? 0 : *std::max_element(norms.begin(), norms.end());
+double largest_column_norm(const at::Tensor& matrix) {
+  return matrix.numel() == 0 ? 0 : matrix.norm(2, {0}).max().item<double>();
 }
 
 /// W = R^T Q for rows W `[w, n]`.
@@ -45,14 +44,14 @@ struct Triangular {
 };
 
 /// Makes `block` orthonormal in place by the modified Gram-Schmidt process, the longest row first,
-/// until nothing longer than `threshold` remains.
-Triangular gram_schmidt(at::Tensor& block, double threshold) {
+/// until nothing longer than `threshold` remains. `norms` are those of the rows.
+Triangular gram_schmidt(at::Tensor& block, std::vector<double> norms, double threshold) {
   const int64_t width = block.size(0);
   Triangular result{0, at::zeros({width, width}, at::kDouble), 0};
   std::vector<int64_t> order(width);  // which row of W a row of the block was
   std::iota(order.begin(), order.end(), 0);
   for (int64_t i = 0; i < width; ++i) {
-    const std::vector<double> norms = row_norms(block.narrow(0, i, width - i));
+    if (i > 0) norms = row_norms(block.narrow(0, i, width - i));
     const auto longest = std::max_element(norms.begin(), norms.end());
     if (!(*longest > threshold)) break;
     const int64_t pivot = i + (longest - norms.begin());
@@ -109,20 +108,20 @@ void KrylovSpace::expand() {
   next.copy_(a_.apply(block.t()).t());
   products_ += width;
   ++num_steps_;
-  const double norm = largest_row_norm(next);
-  CURVATURE_CHECK(std::isfinite(norm), NumericalError,
-                  "Lanczos iteration: a product of {} is not finite", a_.describe());
-  scale_ = std::max(scale_, norm);
 
   // Known couplings go first. What is left along the basis is rounding, and one pass removes it.
   if (coupled_from_ == 0 && begin > 0) ++basis_passes_;
   subtract(next, coupled_from_, coupling(coupled_from_, begin - coupled_from_, begin, width));
   const at::Tensor own = inner_products(block.t(), next.t());
+  CURVATURE_CHECK(std::isfinite(own.sum().item<double>()), NumericalError,
+                  "Lanczos iteration: a product of {} is not finite", a_.describe());
   coupling(begin, width, begin, width).copy_(own);
+  scale_ = std::max(scale_, largest_column_norm(coupling(0, end, begin, width)));
   subtract(next, begin, own);
   size_ = end;
   const Factored factored =
       orthonormalize(next, end, breakdown_threshold(a_.spec().dtype) * scale_);
+  scale_ = std::max(scale_, largest_column_norm(factored.factor));
   at::Tensor column = coupling(0, end, begin, width);
   column += factored.components;
   const at::Tensor corner = coupling(begin, width, begin, width);
@@ -161,9 +160,14 @@ KrylovSpace::Factored KrylovSpace::orthonormalize(at::Tensor& block, int64_t cou
                   at::zeros({count, block.size(0)}, at::kDouble)};
   for (int pass = 0; pass < kMaxPasses && result.rank > 0; ++pass) {
     at::Tensor current = block.narrow(0, 0, result.rank);
-    const double before = largest_row_norm(current);
-    if (count > 0) result.components += remove_basis(current, count).mm(result.factor);
-    const Triangular triangular = gram_schmidt(current, smallest);
+    at::Tensor removed = at::zeros({count, result.rank}, at::kDouble);
+    if (count > 0) removed = remove_basis(current, count);
+    result.components += removed.mm(result.factor);
+    const std::vector<double> norms = row_norms(current);
+    // By Pythagoras, how long the rows were: a pass over them saved.
+    const at::Tensor after = at::tensor(norms, at::kDouble);
+    const double before = (removed.square().sum(0) + after.square()).max().sqrt().item<double>();
+    const Triangular triangular = gram_schmidt(current, norms, smallest);
     result.rank = triangular.rank;
     result.factor = triangular.factor.mm(result.factor);
     if (triangular.smallest >= kCancellation * before) break;
