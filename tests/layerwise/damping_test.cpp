@@ -2,11 +2,13 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <cmath>
 #include <limits>
 
 #include <curvature/core/error.hpp>
 #include <curvature/layerwise/damping.hpp>
 #include <curvature/layerwise/kfac.hpp>
+#include <curvature/matrix_free/ggn.hpp>
 #include <curvature/operators/algebra.hpp>
 #include <curvature/operators/diagonal.hpp>
 #include <curvature/operators/kronecker.hpp>
@@ -132,6 +134,36 @@ BOOST_AUTO_TEST_CASE(dead_layers_and_other_blocks) {
   const at::Tensor entries = numbers({4}, 9).abs();
   BOOST_TEST(close(dense_damped(curvature::diagonal(entries), KroneckerDamping::kHeuristicPi, 0.5),
                    at::diag(entries + 0.5)));
+}
+
+BOOST_AUTO_TEST_CASE(step_and_momentum_of_the_quadratic_model) {
+  // The best step along the natural gradient D and the last step d0 for the model x^T M x / 2 +
+  // g^T x (Martens and Grosse 2015, section 7; assertion A18).
+  const EmpiricalRisk risk = mlp_risk();
+  const double damping = 0.05;
+  const OperatorPtr k = damped(kfac(risk), {.damping = damping});
+  const at::Tensor g = risk.space()
+                           .join([&] {
+                             TensorList columns = risk.gradient();
+                             for (at::Tensor& part : columns) part = part.unsqueeze(-1);
+                             return columns;
+                           }())
+                           .squeeze(1);
+  const at::Tensor step = -inverse(k)->apply(g), last = numbers({g.size(0)}, 7);
+  const at::Tensor both = at::stack({step, last}, 1);
+  const auto best = [&](const OperatorPtr& m) {
+    return at::linalg_solve(both.t().mm(m->apply(both)), -both.t().mv(g));
+  };
+  // With the curvature whose inverse made the step: that step, whole, and no momentum.
+  BOOST_TEST(close(best(k), at::tensor({1.0, 0.0}, at::kDouble), {1e-9, 1e-9}));
+  const OperatorPtr m = shifted(ggn(risk), damping);
+  const at::Tensor coefficients = best(m), delta = both.mv(coefficients);
+  const at::Tensor model_gradient = m->apply(delta) + g;
+  BOOST_TEST(both.t().mv(model_gradient).abs().max().item<double>() < 1e-10);
+  const double change =
+      0.5 * delta.dot(m->apply(delta)).item<double>() + g.dot(delta).item<double>();
+  const double half_product = 0.5 * coefficients.dot(both.t().mv(g)).item<double>();
+  BOOST_TEST(std::abs(change - half_product) < 1e-12 * std::abs(change));
 }
 
 BOOST_AUTO_TEST_CASE(wrong_options_are_refused) {
