@@ -96,8 +96,6 @@ struct Forward : Function<Forward> {
   }
 };
 
-bool is_defined(const std::optional<at::Tensor>& tensor) { return tensor && tensor->defined(); }
-
 }  // namespace
 
 at::Tensor batch_norm_kernel(const at::Tensor& input, const std::optional<at::Tensor>& weight,

@@ -10,11 +10,6 @@
 #include "core/kernels.hpp"
 
 namespace curvature::detail {
-namespace {
-
-bool is_defined(const std::optional<at::Tensor>& tensor) { return tensor && tensor->defined(); }
-
-}  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_double_backward_kernel(
     const std::optional<at::Tensor>& input_direction,

@@ -9,6 +9,11 @@
 /// Kernels that stand in for LibTorch's, with its signatures, while `FastKernels` lives.
 namespace curvature::detail {
 
+/// Whether an optional argument of a kernel was given.
+inline bool is_defined(const std::optional<at::Tensor>& tensor) {
+  return tensor && tensor->defined();
+}
+
 /// Products of large float32 matrices by oneDNN, caught below autograd: graphs are the usual ones.
 at::Tensor mm_kernel(c10::DispatchKeySet keys, const at::Tensor& a, const at::Tensor& b);
 at::Tensor addmm_kernel(c10::DispatchKeySet keys, const at::Tensor& input, const at::Tensor& a,

@@ -176,7 +176,7 @@ void KfacStatistics::add_outputs(const LayerPass& pass, const TensorList& backwa
 }
 
 double KfacStatistics::add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const {
-  reduces() ? add_gram(sum, gradients.sum(1)) : add_gram(sum, gradients);
+  add_gram(sum, reduces() ? gradients.sum(1) : gradients);
   return static_cast<double>(gradients.size(0) * (reduces() ? 1 : gradients.size(1)));
 }
 

@@ -87,7 +87,7 @@ class Geometry {
     return boxes;
   }
 
-  /// The windows of a box as rows `[N * pixels, C * kernel]`.
+  /// The windows of a box as rows `[N, pixels, C * kernel]`.
   at::Tensor windows_of(const Box& box, const at::Tensor& pixels) const {
     Convolution part = convolution_;
     Shape begin, end;
@@ -98,10 +98,7 @@ class Geometry {
       begin.push_back(padding - outputs.begin - kernel.begin * d);
       end.push_back(outputs.end - 1 + (kernel.end - 1) * d - padding - (size_[axis] - 1));
     }
-    const at::Tensor found = windows(pad(pixels, begin, end), part);  // [N, C, kernel..., out...]
-    const auto count = static_cast<int64_t>(axes());
-    const int64_t columns = c10::multiply_integers(found.sizes().slice(1, 1 + count));
-    return found.flatten(2 + count).movedim(-1, 1).reshape({-1, columns});
+    return window_rows(windows(pad(pixels, begin, end), part), {pixels.size(0)});
   }
 
  private:
@@ -184,7 +181,7 @@ void add_toeplitz(const at::Tensor& correlation, const Geometry& geometry, at::T
 void subtract(const Box& box, const Geometry& geometry, const at::Tensor& pixels,
               at::Tensor& second) {
   const at::Tensor rows = geometry.windows_of(box, pixels);
-  at::Tensor product = at::zeros({rows.size(1), rows.size(1)}, rows.options());
+  at::Tensor product = at::zeros({rows.size(2), rows.size(2)}, rows.options());
   add_gram(product, rows);
   const int64_t channels = pixels.size(1);
   Shape all = {channels}, part = {channels};

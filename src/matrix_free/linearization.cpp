@@ -97,7 +97,8 @@ void ColumnSums::add(int64_t column, const std::vector<size_t>& block, const Ten
     if (!part[i].defined()) continue;
     const SpaceEntry& entry = space_.entries()[block[i]];
     at::Tensor sum = row.narrow(0, entry.offset, entry.size).view(entry.shape);
-    auto is_set = is_set_[static_cast<size_t>(column) * space_.entries().size() + block[i]];
+    std::vector<bool>::reference is_set =
+        is_set_[static_cast<size_t>(column) * space_.entries().size() + block[i]];
     if (is_set) {
       sum.add_(part[i]);
     } else {
