@@ -161,6 +161,9 @@ void EmpiricalRisk::State::try_model() {
 
 void EmpiricalRisk::State::count_data() {
   double normalizer = 0;
+  first_examples.clear();
+  num_local_examples = 0;
+  total_weight = 0;
   for (int64_t index = 0; index < data->num_batches(); ++index) {
     const Batch batch = data->batch(index);
     check_batch(batch, index);
@@ -216,6 +219,25 @@ double EmpiricalRisk::scale() const { return state_->scale; }
 const Shape& EmpiricalRisk::output_shape() const { return state_->output_shape; }
 const std::vector<std::string>& EmpiricalRisk::unused_parameters() const { return state_->unused; }
 
+namespace {
+
+/// J of all workers from what one of them summed, with weight decay.
+double sum_over_workers(double loss, const EmpiricalRisk& risk) {
+  TensorList sums = {at::scalar_tensor(loss, at::kDouble)};
+  risk.reducer().sum(sums);
+  double result = sums[0].item<double>();
+  if (risk.options().weight_decay > 0) {
+    for (const at::Tensor& parameter : risk.parameters()) {
+      result += risk.options().weight_decay / 2 *
+                parameter.detach().square().sum(at::kDouble).item<double>();
+    }
+  }
+  CURVATURE_CHECK(std::isfinite(result), NumericalError, "EmpiricalRisk: the loss is not finite");
+  return result;
+}
+
+}  // namespace
+
 double EmpiricalRisk::loss(const Observer& observer) const {
   const at::NoGradGuard no_grad;
   const int64_t num_batches = data().num_batches();
@@ -225,21 +247,17 @@ double EmpiricalRisk::loss(const Observer& observer) const {
     total += view.objective(view.predict()).item<double>();
     if (observer) observer({"loss", index + 1, num_batches});
   }
-  TensorList sums = {at::scalar_tensor(total, at::kDouble)};
-  reducer().sum(sums);
-  double result = sums[0].item<double>();
-  if (options().weight_decay > 0) {
-    for (const at::Tensor& parameter : parameters()) {
-      result += options().weight_decay / 2 * parameter.square().sum(at::kDouble).item<double>();
-    }
-  }
-  CURVATURE_CHECK(std::isfinite(result), NumericalError, "EmpiricalRisk: the loss is not finite");
-  return result;
+  return sum_over_workers(total, *this);
 }
 
 TensorList EmpiricalRisk::gradient(const Observer& observer) const {
+  return loss_and_gradient(observer).gradient;
+}
+
+LossAndGradient EmpiricalRisk::loss_and_gradient(const Observer& observer) const {
   const c10::InferenceMode no_inference(false);
   const int64_t num_batches = data().num_batches();
+  double loss = 0;
   TensorList total;
   for (const at::Tensor& parameter : parameters()) {
     total.push_back(at::zeros_like(parameter.detach()));
@@ -248,6 +266,7 @@ TensorList EmpiricalRisk::gradient(const Observer& observer) const {
     const at::AutoGradMode with_gradients(true);
     const BatchRisk view = on(index);
     const at::Tensor objective = view.objective(view.predict());
+    loss += objective.item<double>();
     if (objective.requires_grad()) {
       const TensorList part = torch::autograd::grad({objective}, parameters(), {}, false, false,
                                                     /*allow_unused=*/true);
@@ -263,11 +282,12 @@ TensorList EmpiricalRisk::gradient(const Observer& observer) const {
       total[i].add_(parameters()[i].detach(), options().weight_decay);
     }
   }
+  loss = sum_over_workers(loss, *this);
   for (size_t i = 0; i < total.size(); ++i) {
     CURVATURE_CHECK(at::isfinite(total[i]).all().item<bool>(), NumericalError,
                     "EmpiricalRisk: the gradient of '{}' is not finite", space().entries()[i].name);
   }
-  return total;
+  return {.loss = loss, .gradient = std::move(total)};
 }
 
 BatchRisk EmpiricalRisk::on(int64_t index) const {
@@ -285,6 +305,15 @@ EmpiricalRisk EmpiricalRisk::with_parameters(const std::vector<std::string>& par
   state->select(parameters);
   state->memo = std::make_shared<Memo>();
   std::erase_if(state->unused, [&](const std::string& name) { return !state->space.find(name); });
+  return EmpiricalRisk(std::move(state));
+}
+
+EmpiricalRisk EmpiricalRisk::with_data(DatasetPtr data, int64_t first_example) const {
+  CURVATURE_CHECK(data, OptionError, "EmpiricalRisk::with_data: data must not be null");
+  auto state = std::make_shared<State>(*state_);
+  state->data = std::move(data);
+  state->options.first_example = first_example;
+  state->count_data();
   return EmpiricalRisk(std::move(state));
 }
 

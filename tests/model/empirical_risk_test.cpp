@@ -166,4 +166,26 @@ BOOST_AUTO_TEST_CASE(models_that_cannot_be_used_are_refused) {
       ModelError, mentions("example axis first"));
 }
 
+BOOST_AUTO_TEST_CASE(other_data_give_the_risk_made_of_them) {
+  for (const Problem& problem : problems()) {
+    const EmpiricalRisk whole = problem.risk(3, {.weight_decay = 0.1});
+    TensorList few;
+    for (const at::Tensor& input : problem.inputs) few.push_back(input.slice(0, 1, 3));
+    const DatasetPtr data = tensor_dataset(few, problem.targets.slice(0, 1, 3), 2);
+    const EmpiricalRisk expected(problem.model, problem.loss, data, {.weight_decay = 0.1});
+
+    const EmpiricalRisk part = whole.with_data(data, 7);
+
+    const auto [loss, gradient] = part.loss_and_gradient();
+    BOOST_TEST(loss == expected.loss(), boost::test_tools::tolerance(1e-12));
+    const TensorList reference = expected.gradient();
+    for (size_t i = 0; i < gradient.size(); ++i) {
+      check_close(gradient[i], reference[i], 1e-12, problem.name);
+    }
+    BOOST_TEST(part.num_examples() == 2);
+    BOOST_TEST(part.on(0).first_example() == 7);
+    BOOST_TEST(whole.num_examples() == problem.num_examples());
+  }
+}
+
 BOOST_AUTO_TEST_SUITE_END()

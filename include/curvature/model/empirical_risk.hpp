@@ -34,6 +34,12 @@ struct RiskOptions {
   int64_t first_example = 0;
 };
 
+/// J(theta) and its gradient, of one pass.
+struct LossAndGradient {
+  double loss = 0;      ///< J
+  TensorList gradient;  ///< of J, one tensor per parameter
+};
+
 class EmpiricalRisk;
 
 /// One batch of a risk: what it contributes to J. A cheap view without repeated checks; the risk
@@ -100,6 +106,9 @@ class EmpiricalRisk {
   double loss(const Observer& observer = {}) const;
   /// Gradient of J, one tensor per parameter. Costs one gradient.
   TensorList gradient(const Observer& observer = {}) const;
+  /// Both from one pass. Costs one gradient.
+  /// @throws NumericalError that names the first parameter whose gradient is not finite
+  LossAndGradient loss_and_gradient(const Observer& observer = {}) const;
 
   /// Batch `index` of the data, on the model's device.
   BatchRisk on(int64_t index) const;
@@ -108,6 +117,11 @@ class EmpiricalRisk {
   /// The same risk for other parameters of the same model (names or patterns); the rest are
   /// constants.
   EmpiricalRisk with_parameters(const std::vector<std::string>& parameters) const;
+
+  /// The same risk of other examples, as training needs it in every step: the data are checked and
+  /// counted (`mean` is over them alone), the model is not tried again. `first_example` is the
+  /// number of the first one, by which random draws are told apart. @throws DataError
+  EmpiricalRisk with_data(DatasetPtr data, int64_t first_example = 0) const;
 
   /// What modules built on risks found out about this one and its copies (which layers its model
   /// has), kept as long as they live. It must not depend on the parameters' values.
