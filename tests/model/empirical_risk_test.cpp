@@ -180,7 +180,7 @@ BOOST_AUTO_TEST_CASE(other_data_give_the_risk_made_of_them) {
     BOOST_TEST(loss == expected.loss(), boost::test_tools::tolerance(1e-12));
     const TensorList reference = expected.gradient();
     for (size_t i = 0; i < gradient.size(); ++i) {
-      check_close(gradient[i], reference[i], 1e-12, problem.name);
+      BOOST_TEST(close(gradient[i], reference[i], {.relative = 1e-12}), problem.name);
     }
     BOOST_TEST(part.num_examples() == 2);
     BOOST_TEST(part.on(0).first_example() == 7);

@@ -1,0 +1,71 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/matmul.h>
+#include <ATen/ops/zeros.h>
+
+#include "core/matrix_product.hpp"
+#include "layerwise/gram.hpp"
+#include "optim/mode_algebra.hpp"
+
+namespace curvature::optim {
+namespace {
+
+/// X as `[before, d_mode, after]`.
+at::Tensor around(const at::Tensor& x, size_t mode) {
+  int64_t before = 1, after = 1;
+  for (int64_t i = 0; i < x.dim(); ++i) {
+    if (i < static_cast<int64_t>(mode)) before *= x.size(i);
+    if (i > static_cast<int64_t>(mode)) after *= x.size(i);
+  }
+  return x.reshape({before, x.size(static_cast<int64_t>(mode)), after});
+}
+
+}  // namespace
+
+at::Tensor mode_product(const at::Tensor& x, const at::Tensor& f, size_t mode) {
+  const at::Tensor blocks = around(x, mode);
+  const int64_t before = blocks.size(0), length = blocks.size(1), after = blocks.size(2);
+  at::Tensor product;
+  if (before == 1) {
+    product = detail::matrix_product(f, blocks.view({length, after}));
+  } else if (after == 1) {
+    product = detail::matrix_product(blocks.view({before, length}), f.t());
+  } else {
+    product = at::matmul(f, blocks);
+  }
+  Shape shape = x.sizes().vec();
+  shape[mode] = f.size(0);
+  return product.view(shape);
+}
+
+at::Tensor along_mode(const at::Tensor& vector, size_t mode, size_t num_modes) {
+  Shape shape(num_modes, 1);
+  shape[mode] = vector.numel();
+  return vector.view(shape);
+}
+
+void scale_mode(at::Tensor& x, const at::Tensor& factors, size_t mode) {
+  x.mul_(along_mode(factors, mode, static_cast<size_t>(x.dim())));
+}
+
+at::Tensor mode_gram(const at::Tensor& x, size_t mode) {
+  const at::Tensor blocks = around(x, mode);
+  at::Tensor gram = at::zeros({blocks.size(1), blocks.size(1)}, x.options());
+  detail::add_gram(gram, blocks.transpose(1, 2));
+  detail::mirror_lower(gram);
+  return gram;
+}
+
+at::Tensor mode_squares(const at::Tensor& x, size_t mode) {
+  const at::Tensor blocks = around(x, mode);
+  return (blocks * blocks).sum({0, 2});
+}
+
+at::Tensor outer_product(const std::vector<at::Tensor>& vectors) {
+  at::Tensor product = along_mode(vectors.front(), 0, vectors.size());
+  for (size_t i = 1; i < vectors.size(); ++i) {
+    product = product * along_mode(vectors[i], i, vectors.size());
+  }
+  return product;
+}
+
+}  // namespace curvature::optim

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace curvature::optim {
+
+/// X x_i F: multiplies axis `mode` of X `[d_1, ..., d_k]` by a matrix F `[p, d_mode]`.
+at::Tensor mode_product(const at::Tensor& x, const at::Tensor& f, size_t mode);
+/// Multiplies axis `mode` by the entries of a vector `[d_mode]`, in place.
+void scale_mode(at::Tensor& x, const at::Tensor& factors, size_t mode);
+/// A vector `[d_mode]` shaped so that it broadcasts along axis `mode` of a tensor of `num_modes`
+/// axes.
+at::Tensor along_mode(const at::Tensor& vector, size_t mode, size_t num_modes);
+/// X_(i) X_(i)^T for the unfolding of X along `mode`: `[d_mode, d_mode]`, symmetric.
+at::Tensor mode_gram(const at::Tensor& x, size_t mode);
+/// Sum of squares over all axes but `mode`: the diagonal of `mode_gram`, `[d_mode]`.
+at::Tensor mode_squares(const at::Tensor& x, size_t mode);
+/// Entries 1 x_1 l_1 ... x_k l_k of a list of vectors, `[d_1, ..., d_k]`.
+at::Tensor outer_product(const std::vector<at::Tensor>& vectors);
+
+}  // namespace curvature::optim
