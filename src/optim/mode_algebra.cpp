@@ -2,6 +2,8 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
 
+#include <curvature/core/space.hpp>
+
 #include "core/matrix_product.hpp"
 #include "layerwise/gram.hpp"
 #include "optim/mode_algebra.hpp"
@@ -47,18 +49,19 @@ void scale_mode(at::Tensor& x, const at::Tensor& factors, size_t mode) {
   x.mul_(along_mode(factors, mode, static_cast<size_t>(x.dim())));
 }
 
+void add_mode_gram(at::Tensor& lower, const at::Tensor& x, size_t mode) {
+  detail::add_gram(lower, around(x, mode).transpose(1, 2));
+}
+
 at::Tensor mode_gram(const at::Tensor& x, size_t mode) {
-  const at::Tensor blocks = around(x, mode);
-  at::Tensor gram = at::zeros({blocks.size(1), blocks.size(1)}, x.options());
-  detail::add_gram(gram, blocks.transpose(1, 2));
+  const int64_t d = x.size(static_cast<int64_t>(mode));
+  at::Tensor gram = at::zeros({d, d}, x.options());
+  add_mode_gram(gram, x, mode);
   detail::mirror_lower(gram);
   return gram;
 }
 
-at::Tensor mode_squares(const at::Tensor& x, size_t mode) {
-  const at::Tensor blocks = around(x, mode);
-  return (blocks * blocks).sum({0, 2});
-}
+at::Tensor sum_other_modes(const at::Tensor& x, size_t mode) { return around(x, mode).sum({0, 2}); }
 
 at::Tensor outer_product(const std::vector<at::Tensor>& vectors) {
   at::Tensor product = along_mode(vectors.front(), 0, vectors.size());

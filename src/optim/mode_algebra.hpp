@@ -15,8 +15,10 @@ void scale_mode(at::Tensor& x, const at::Tensor& factors, size_t mode);
 at::Tensor along_mode(const at::Tensor& vector, size_t mode, size_t num_modes);
 /// X_(i) X_(i)^T for the unfolding of X along `mode`: `[d_mode, d_mode]`, symmetric.
 at::Tensor mode_gram(const at::Tensor& x, size_t mode);
-/// Sum of squares over all axes but `mode`: the diagonal of `mode_gram`, `[d_mode]`.
-at::Tensor mode_squares(const at::Tensor& x, size_t mode);
+/// Adds the lower triangle of the same to `lower`; what is above holds no meaning then.
+void add_mode_gram(at::Tensor& lower, const at::Tensor& x, size_t mode);
+/// Sum over all axes but `mode`, `[d_mode]`.
+at::Tensor sum_other_modes(const at::Tensor& x, size_t mode);
 /// Entries 1 x_1 l_1 ... x_k l_k of a list of vectors, `[d_1, ..., d_k]`.
 at::Tensor outer_product(const std::vector<at::Tensor>& vectors);
 

@@ -164,11 +164,10 @@ class Preconditioned : public torch::optim::Optimizer, public Minimizer {
   /// Adds parameters, for example of a layer that was frozen so far.
   void add_group(ParameterGroup group);
 
-  using torch::optim::Optimizer::step;
   /// One step along the gradients that the parameters have. Calls `closure` first, if there is one,
   /// to compute them. @throws NumericalError that names the parameter whose gradient is not finite,
   /// with nothing changed
-  at::Tensor step(LossClosure closure) override;
+  at::Tensor step(LossClosure closure = nullptr) override;
   StepReport step(const EmpiricalRisk& batch) override;
 
   double learning_rate() const override;
