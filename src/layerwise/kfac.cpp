@@ -1,6 +1,3 @@
-#include <functional>
-#include <string_view>
-
 #include <curvature/layerwise/kfac.hpp>
 #include <curvature/layerwise/kfac_estimator.hpp>
 
@@ -11,20 +8,10 @@
 namespace curvature {
 namespace {
 
-/// Visits all batches of the data.
-void for_each_batch(const EmpiricalRisk& risk, const Observer& observer, std::string_view task,
-                    const std::function<void(const BatchRisk&)>& visit) {
-  const int64_t num_batches = risk.data().num_batches();
-  for (int64_t index = 0; index < num_batches; ++index) {
-    visit(risk.on(index));
-    if (observer) observer({task, index + 1, num_batches});
-  }
-}
-
 KfacEstimator estimate_factors(const EmpiricalRisk& risk, const KfacOptions& options) {
   KfacEstimator estimator(risk, options);
-  for_each_batch(risk, options.observer, "Kronecker factors",
-                 [&estimator](const BatchRisk& batch) { estimator.update(batch); });
+  detail::for_each_batch(risk, options.observer, "Kronecker factors",
+                         [&estimator](const BatchRisk& batch) { estimator.update(batch); });
   return estimator;
 }
 
@@ -39,8 +26,8 @@ OperatorPtr ekfac(const EmpiricalRisk& risk, const KfacOptions& options) {
                   "ekfac: forward-only has no gradients to correct with; use kfac");
   KfacEstimator estimator = estimate_factors(risk, options);
   estimator.refresh_basis();
-  for_each_batch(risk, options.observer, "Eigenvalue correction",
-                 [&estimator](const BatchRisk& batch) { estimator.correct(batch); });
+  detail::for_each_batch(risk, options.observer, "Eigenvalue correction",
+                         [&estimator](const BatchRisk& batch) { estimator.correct(batch); });
   return estimator.ekfac();
 }
 

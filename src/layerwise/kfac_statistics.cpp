@@ -14,6 +14,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "core/check.hpp"
+#include "core/epsilon.hpp"
 #include "layerwise/assemble.hpp"
 #include "layerwise/cotangents.hpp"
 #include "layerwise/gram.hpp"
@@ -52,11 +53,6 @@ class EigenvectorCache {
   std::vector<std::pair<at::Tensor, Eigenvectors>> known_;
 };
 
-double epsilon_of(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
-                                        : std::numeric_limits<float>::epsilon();
-}
-
 /// Zeros for the first `num_null` rows of mean squares if the largest of them is below the
 /// accuracy of the basis: a factor had no eigenvalue along them, and what a decomposition leaves
 /// there is eps times the largest eigenvalue. Examples that came later may have more.
@@ -65,7 +61,7 @@ void clear_null_rows(at::Tensor squares, double num_null) {
   const at::Tensor sums = squares.sum(1);
   at::Tensor null = squares.narrow(0, 0, static_cast<int64_t>(num_null));
   const at::Tensor largest = sums.narrow(0, 0, null.size(0)).max();
-  if ((largest <= epsilon_of(squares) * sums.max()).item<bool>()) null.zero_();
+  if ((largest <= epsilon(squares.scalar_type()) * sums.max()).item<bool>()) null.zero_();
 }
 
 /// Zeros where a mean square along two basis vectors is nothing but rounding, which subnormal
@@ -73,11 +69,11 @@ void clear_null_rows(at::Tensor squares, double num_null) {
 /// vector `[d]` has an error of sqrt(d) eps |g|, and the squares add up to those of the lengths.
 /// @param is_rotated whether the inputs were multiplied by a basis: one-hot ones are exact
 at::Tensor without_rounding_errors(const at::Tensor& squares, bool is_rotated) {
-  const double epsilon = epsilon_of(squares);
+  const double unit = epsilon(squares.scalar_type());
   const double smallest = squares.scalar_type() == at::kDouble ? std::numeric_limits<double>::min()
                                                                : std::numeric_limits<float>::min();
   const auto error = [&](int64_t axis) {
-    const double factor = static_cast<double>(squares.size(axis)) * epsilon * epsilon;
+    const double factor = static_cast<double>(squares.size(axis)) * unit * unit;
     return squares.sum(axis, /*keepdim=*/true).mul_(factor);
   };
   at::Tensor bound = error(0).clamp_min_(smallest);

@@ -15,6 +15,7 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
 
+#include "core/epsilon.hpp"
 #include "operators/support.hpp"
 
 namespace curvature::detail {
@@ -26,11 +27,8 @@ Side other(Side side) { return side == Side::kRows ? Side::kColumns : Side::kRow
 /// units in the last place of `precision`, and moments of float64.
 double smallest_moment(at::ScalarType precision, int64_t dimension) {
   constexpr double kUnits = 32;
-  const double gradients =
-      kUnits * (precision == at::kFloat ? std::numeric_limits<float>::epsilon()
-                                        : std::numeric_limits<double>::epsilon());
-  const double moments =
-      8 * static_cast<double>(dimension) * std::numeric_limits<double>::epsilon();
+  const double gradients = kUnits * epsilon(precision);
+  const double moments = 8 * static_cast<double>(dimension) * epsilon(at::kDouble);
   return std::max(gradients * gradients, moments);
 }
 

@@ -66,6 +66,12 @@ int64_t LayerPass::positions_of(const Part& part) const {
   return part.part.gradients(at::zeros({}, options()).expand(part.output_shape)).size(1);
 }
 
+std::vector<size_t> LayerPass::uses_of(size_t block) const {
+  std::vector<size_t> uses;
+  for (const Part& part : parts_[block]) uses.push_back(part.edge);
+  return uses;
+}
+
 int64_t LayerPass::num_positions(size_t block) const {
   int64_t positions = 0;
   for (const Part& part : parts_[block]) positions += positions_of(part);

@@ -21,6 +21,8 @@ class LayerPass {
   int64_t num_examples() const { return num_examples_; }
   /// Whether the batch uses a block (experts may see no example).
   bool uses(size_t block) const { return !parts_[block].empty(); }
+  /// Positions of a block's uses among those that were recorded.
+  std::vector<size_t> uses_of(size_t block) const;
   /// Positions S of a block, over all uses.
   int64_t num_positions(size_t block) const;
   /// Inputs [a; 1] of a block `[N, S, columns]`, uses joined along the positions.
@@ -44,7 +46,7 @@ class LayerPass {
   struct Part {
     LayerPart part;
     size_t whole;        ///< number of the layer's use, before its bias was split off
-    size_t edge;         ///< position among `edges_`
+    size_t edge;         ///< position among `edges_`, and of its use
     Shape output_shape;  ///< of the operation
   };
 

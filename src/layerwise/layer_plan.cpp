@@ -384,6 +384,15 @@ LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options,
       key, [&] { return find_layers(risk, options, batch, record(risk, batch)); });
 }
 
+void for_each_batch(const EmpiricalRisk& risk, const Observer& observer, std::string_view task,
+                    const std::function<void(const BatchRisk&)>& visit) {
+  const int64_t num_batches = risk.data().num_batches();
+  for (int64_t index = 0; index < num_batches; ++index) {
+    visit(risk.on(index));
+    if (observer) observer({task, index + 1, num_batches});
+  }
+}
+
 void for_each_piece(const EmpiricalRisk& risk, const LayerPlan& plan, const BatchRisk& batch,
                     const std::function<void(const BatchRisk&)>& visit) {
   if (!plan.examples_alone) return visit(batch);

@@ -5,6 +5,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <curvature/layerwise/kfac.hpp>
@@ -41,6 +42,10 @@ LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options,
                       const BatchRisk& batch);
 /// The same for the first batch.
 LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options);
+
+/// Visits all batches of the data; the observer is told after each.
+void for_each_batch(const EmpiricalRisk& risk, const Observer& observer, std::string_view task,
+                    const std::function<void(const BatchRisk&)>& visit);
 
 /// The batch, or its examples one by one if the plan says so.
 void for_each_piece(const EmpiricalRisk& risk, const LayerPlan& plan, const BatchRisk& batch,

@@ -97,6 +97,9 @@ OperatorPtr KroneckerSum::inverse() const {
   const at::Tensor values = eigenvalues_of(left, right);
   CURVATURE_CHECK(values.numel() == 0 || !values.eq(0).any().item<bool>(), NumericalError,
                   "{}: inverse of a singular operator; add damping", describe());
+  CURVATURE_CHECK(
+      spec().symmetry < Symmetry::kPositiveSemidefinite || !values.lt(0).any().item<bool>(),
+      NumericalError, "{}: is not positive definite, as declared; add damping", describe());
   const OperatorPtr basis = kronecker({left.vectors, right.vectors});
   OperatorSpec inverse_spec = spec();
   inverse_spec.symmetry = detail::inverse_symmetry(spec().symmetry);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <optional>
 
 #include <ATen/TensorOperators.h>
@@ -14,6 +13,7 @@
 #include <ATen/ops/linalg_slogdet.h>
 
 #include "core/check.hpp"
+#include "core/epsilon.hpp"
 #include "operators/definite_inverse.hpp"
 
 namespace curvature::detail {
@@ -97,10 +97,7 @@ Symmetry inverse_symmetry(Symmetry a) {
 
 double rounding_tolerance(const at::Tensor& eigenvalues) {
   if (eigenvalues.numel() == 0) return 0;
-  const double epsilon = eigenvalues.scalar_type() == at::kDouble
-                             ? std::numeric_limits<double>::epsilon()
-                             : std::numeric_limits<float>::epsilon();
-  return 8 * epsilon * static_cast<double>(eigenvalues.numel()) *
+  return 8 * epsilon(eigenvalues.scalar_type()) * static_cast<double>(eigenvalues.numel()) *
          eigenvalues.abs().max().item<double>();
 }
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/linalg_cholesky.h>
@@ -15,6 +14,7 @@
 #include <curvature/spectral/lanczos.hpp>
 
 #include "core/check.hpp"
+#include "core/epsilon.hpp"
 #include "spectral/inner_products.hpp"
 #include "spectral/sampling.hpp"
 
@@ -27,11 +27,6 @@ constexpr int64_t kNormSteps = 8;
 constexpr double kDependence = 100;
 
 }  // namespace
-
-double epsilon(at::ScalarType dtype) {
-  return dtype == at::kDouble ? std::numeric_limits<double>::epsilon()
-                              : static_cast<double>(std::numeric_limits<float>::epsilon());
-}
 
 double breakdown_threshold(at::ScalarType dtype) { return dtype == at::kDouble ? 1e-13 : 1e-6; }
 

@@ -12,8 +12,6 @@
 /// What the eigensolvers share.
 namespace curvature::detail {
 
-/// Distance of 1 to the next number, float32 or float64.
-double epsilon(at::ScalarType dtype);
 /// Relative to |A|, what a residual of pure rounding looks like. Taking it for a breakdown too late
 /// costs a few products; too early would lose a spectrum far below its outliers.
 double breakdown_threshold(at::ScalarType dtype);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <tuple>
 #include <utility>
 
@@ -21,6 +20,7 @@
 #include <curvature/operators/low_rank.hpp>
 
 #include "core/check.hpp"
+#include "core/epsilon.hpp"
 #include "spectral/eigen_support.hpp"
 #include "spectral/sampling.hpp"
 
@@ -180,8 +180,7 @@ EigenpairsResult nystrom(OperatorRef a, const NystromOptions& options) {
                         options.observer);
   const at::Tensor omega = orthonormal(random_vectors(*a, options.random, width));
   at::Tensor y = multiplier.forward(omega);
-  const double unit = a->spec().dtype == at::kDouble ? std::numeric_limits<double>::epsilon()
-                                                     : std::numeric_limits<float>::epsilon();
+  const double unit = detail::epsilon(a->spec().dtype);
   const double shift = unit * std::sqrt(static_cast<double>(a->rows())) * y.norm().item<double>();
   y = y.add(omega, shift);
   const at::Tensor gram = omega.t().matmul(y).to(at::kDouble);

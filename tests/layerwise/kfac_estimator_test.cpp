@@ -20,21 +20,28 @@ BOOST_AUTO_TEST_SUITE(kfac_estimator_test)
 
 namespace {
 
-/// Nine examples in three batches, mean cross-entropy; any of the examples as data of their own.
+/// Mean cross-entropy of nine examples in three batches, or of given ones; any of the examples as
+/// data of their own.
 struct Setting {
-  torch::nn::Sequential net = seeded(
+  Model model = Model::from_module(seeded(
       torch::nn::Sequential(torch::nn::Linear(3, 4), torch::nn::Tanh(), torch::nn::Linear(4, 3)),
-      5);
-  Model model = Model::from_module(net);
+      5));
   at::Tensor inputs = numbers({9, 3}, 1);
-  at::Tensor targets = numbers({9, 3}, 2).argmax(1);
+  at::Tensor targets = numbers({inputs.size(0), 3}, 2).argmax(1);
 
-  EmpiricalRisk risk(int64_t first = 0, int64_t count = 9) const {
-    return EmpiricalRisk(
-        model, cross_entropy(),
-        tensor_dataset({inputs.narrow(0, first, count)}, targets.narrow(0, first, count), 3));
+  EmpiricalRisk risk() const { return risk(0, inputs.size(0)); }
+  EmpiricalRisk risk(int64_t first, int64_t count) const {
+    return EmpiricalRisk(model, cross_entropy(),
+                         tensor_dataset({inputs.narrow(0, first, count)},
+                                        targets.narrow(0, first, count), inputs.size(0) / 3));
   }
 };
+
+/// One layer with 301 inputs and batches of 80 vectors: factors of low rank.
+Setting wide_setting() {
+  return {.model = Model::from_module(seeded(torch::nn::Linear(300, 3), 5)),
+          .inputs = numbers({240, 300}, 1)};
+}
 
 /// B and A of each block.
 std::vector<TensorList> factors_of(const OperatorPtr& kfac) {
@@ -58,20 +65,6 @@ struct TemporaryFile {
   std::filesystem::path path =
       std::filesystem::temp_directory_path() / (std::to_string(::getpid()) + "-kfac.safetensors");
   ~TemporaryFile() { std::filesystem::remove(path); }
-};
-
-/// One layer with 301 inputs and batches of 80 vectors: factors of low rank.
-struct WideSetting {
-  torch::nn::Linear layer = seeded(torch::nn::Linear(300, 3), 5);
-  Model model = Model::from_module(layer);
-  at::Tensor inputs = numbers({240, 300}, 1);
-  at::Tensor targets = numbers({240, 3}, 2).argmax(1);
-
-  EmpiricalRisk risk(int64_t first = 0, int64_t count = 240) const {
-    return EmpiricalRisk(
-        model, cross_entropy(),
-        tensor_dataset({inputs.narrow(0, first, count)}, targets.narrow(0, first, count), 80));
-  }
 };
 
 /// What `estimator` makes of the GGN of `seen` along its factors' eigenvectors by LAPACK.
@@ -98,7 +91,7 @@ int64_t num_zeros(const KfacEstimator& estimator) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(factors_of_few_vectors_have_the_eigenvectors_they_should_have) {
-  const WideSetting setting;
+  const Setting setting = wide_setting();
   const EmpiricalRisk risk = setting.risk();
   const Tolerance tolerance = {1e-7, 1e-14};
   KfacEstimator one = seen(risk, {0});
@@ -120,7 +113,7 @@ BOOST_AUTO_TEST_CASE(factors_of_few_vectors_have_the_eigenvectors_they_should_ha
 }
 
 BOOST_AUTO_TEST_CASE(directions_that_had_no_eigenvalue_may_get_one_later) {
-  const WideSetting setting;
+  const Setting setting = wide_setting();
   const EmpiricalRisk risk = setting.risk();
   KfacEstimator estimator = seen(risk, {0});
   estimator.refresh_basis();
@@ -137,7 +130,7 @@ BOOST_AUTO_TEST_CASE(directions_that_had_no_eigenvalue_may_get_one_later) {
 }
 
 BOOST_AUTO_TEST_CASE(bounds_on_ranks_are_saved) {
-  const WideSetting setting;
+  const Setting setting = wide_setting();
   const EmpiricalRisk risk = setting.risk();
   KfacEstimator whole = seen(risk, {0, 1}), resumed(risk);
   resumed.load(whole.save());

@@ -14,7 +14,7 @@ namespace curvature {
 /// A) and (D, B), computed when asked for, the inverse and the determinant. `symmetry` is what the
 /// caller knows of the sum. Martens, Grosse, ICML 2015, appendix B.
 /// @throws ShapeError, DtypeDeviceError; NumericalError, by inverse and determinant, if A or B is
-/// not positive definite
+/// not positive definite, and by the inverse if the sum is singular or less definite than declared
 OperatorPtr kronecker_sum(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c,
                           const at::Tensor& d, double coefficient = 1,
                           Symmetry symmetry = Symmetry::kSymmetric);
