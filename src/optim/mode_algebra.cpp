@@ -2,6 +2,8 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
 
+#include <curvature/core/space.hpp>
+
 #include "core/matrix_product.hpp"
 #include "layerwise/gram.hpp"
 #include "optim/mode_algebra.hpp"
