@@ -17,6 +17,7 @@
 #include "cli/batch_order.hpp"
 #include "cli/fixture.hpp"
 #include "cli/schedule.hpp"
+#include "cli/training.hpp"
 #include "support/tensor_close.hpp"
 
 using namespace curvature;
@@ -69,6 +70,35 @@ void check_same(const Scratch& scratch, const std::string& one, const std::strin
 at::Tensor loss_of(const TensorList& p, const at::Tensor& x, const at::Tensor& y) {
   return at::cross_entropy_loss(x.matmul(p[0].t()).tanh().matmul(p[1].t()), y);
 }
+
+/// Does nothing but report what a method with damping may report.
+class Reporter : public optim::Minimizer {
+ public:
+  explicit Reporter(std::function<void(const std::string&)> warn) : warn_(std::move(warn)) {}
+
+  optim::StepReport step(const EmpiricalRisk& batch) override {
+    steps_ += 1;
+    first_examples.push_back(batch.options().first_example);
+    if (steps_ == 2) warn_("it was hard");
+    return {.loss = batch.loss(),
+            .gradient_norm = 1,
+            .learning_rate = rate_,
+            .damping = 0.5 / static_cast<double>(steps_),
+            .accepted = steps_ != 2};
+  }
+  double learning_rate() const override { return rate_; }
+  void set_learning_rate(double learning_rate) override { rate_ = learning_rate; }
+  Archive save() const override { return {}; }
+  void load(const Archive&) override {}
+  int64_t state_bytes() const override { return 0; }
+
+  std::vector<int64_t> first_examples;
+
+ private:
+  std::function<void(const std::string&)> warn_;
+  double rate_ = 2;
+  int64_t steps_ = 0;
+};
 
 const Words kSgd = {"--optimizer", "sgd", "--option", "learning_rate=0.5"};
 const Words kAdam = {"--optimizer", "adamw", "--option", "learning_rate=0.05"};
@@ -225,6 +255,50 @@ BOOST_AUTO_TEST_CASE(validation_and_results_are_of_the_averaged_iterates) {
   BOOST_TEST(!read_safetensors(scratch / "last.safetensors")
                   .tensors.at("output")
                   .equal(read_safetensors(scratch / "average.safetensors").tensors.at("output")));
+}
+
+BOOST_AUTO_TEST_CASE(what_a_method_reports_is_logged) {
+  const Scratch scratch;
+  const at::Tensor w = at::ones({1}, at::kDouble).requires_grad_();
+  const cli::Problem problem = {
+      .model = Model([w](const TensorList& inputs) { return inputs[0] * w; }, {{"w", w}}),
+      .space = Space({{"w", {1}}}),
+      .inputs = {at::ones({5, 1}, at::kDouble)},
+      .targets = at::zeros({5, 1}, at::kDouble)};
+  cli::ProblemOptions options;
+  options.batch_size = 2;
+  options.loss = "mse";
+  const auto warnings = std::make_shared<std::vector<std::string>>();
+  auto reporter =
+      std::make_unique<Reporter>([&](const std::string& text) { warnings->push_back(text); });
+  const Reporter& seen = *reporter;
+  const cli::Checkpoint checkpoint({{"w", w}}, *reporter, {});
+  cli::Training training{.risk = cli::make_risk(problem, options),
+                         .optimizer = {.minimizer = std::move(reporter)},
+                         .learning_rate = 2,
+                         .schedule = {.name = "linear", .num_steps = 4},
+                         .order = cli::BatchOrder(problem, options, false, RandomSource()),
+                         .validation = {},
+                         .checkpoint_folder = {},
+                         .metadata = {},
+                         .warnings = warnings};
+  {
+    cli::TrainingLog log(scratch / "a.jsonl", 0);
+    const cli::TrainingResult result = cli::run_steps(training, {}, checkpoint, log, {});
+    BOOST_TEST(*result.last->damping == 0.125);
+  }
+  const Lines lines = read_log(scratch / "a.jsonl");
+  BOOST_TEST_REQUIRE(lines.size() == 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    BOOST_TEST(lines[i]["damping"] == 0.5 / static_cast<double>(i + 1));
+    BOOST_TEST(lines[i]["learning_rate"] == 2 * (1 - static_cast<double>(i) / 4));
+    BOOST_TEST(lines[i].contains("accepted") == (i == 1));
+    BOOST_TEST(lines[i].contains("warnings") == (i == 1));
+  }
+  BOOST_TEST(lines[1]["accepted"] == false);
+  BOOST_TEST(lines[1]["warnings"][0] == "it was hard");
+  // Random draws of each step are its own.
+  BOOST_TEST(seen.first_examples == (std::vector<int64_t>{0, 2, 4, 6}));
 }
 
 BOOST_AUTO_TEST_CASE(frozen_parameters_stay_and_are_written_too) {
