@@ -44,18 +44,6 @@ std::optional<at::ScalarType> dtype_of(const ProblemOptions& options) {
   return options.dtype == "float32" ? at::kFloat : at::kDouble;
 }
 
-/// Reads an array; a large `.npy` file is mapped instead, so that data may exceed the memory.
-at::Tensor read_examples(const std::string& name) {
-  constexpr int64_t kPartOfMemory = 4;
-  std::error_code status;
-  if (std::filesystem::path(name).extension() == ".npy") {
-    const auto size = std::filesystem::file_size(name, status);
-    const auto limit = static_cast<uintmax_t>(available_memory(at::kCPU) / kPartOfMemory);
-    if (!status && size > limit) return map_npy(name);
-  }
-  return read_array(name);
-}
-
 at::Tensor cast_real(const at::Tensor& tensor, at::ScalarType dtype) {
   return tensor.is_floating_point() ? tensor.to(dtype) : tensor;
 }
@@ -118,9 +106,14 @@ Problem load_problem(const ProblemOptions& options) {
   return {std::move(model), std::move(space), std::move(inputs), read_examples(options.targets)};
 }
 
-EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options) {
-  DatasetPtr data = tensor_dataset(problem.inputs, problem.targets, options.batch_size);
+DatasetPtr make_data(TensorList inputs, at::Tensor targets, const ProblemOptions& options) {
+  DatasetPtr data = tensor_dataset(std::move(inputs), std::move(targets), options.batch_size);
   if (const auto dtype = dtype_of(options)) data = cast_dataset(std::move(data), *dtype);
+  return data;
+}
+
+EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options) {
+  DatasetPtr data = make_data(problem.inputs, problem.targets, options);
   const Reduction reduction = options.reduction == "sum" ? Reduction::kSum : Reduction::kMean;
   try {
     return EmpiricalRisk(problem.model, losses().at(options.loss)(options), std::move(data),
@@ -129,6 +122,17 @@ EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options) {
     const std::string hint = options.dtype.empty() ? dtype_hint(problem) : std::string();
     throw ModelError(error.what() + hint);
   }
+}
+
+at::Tensor read_examples(const std::string& name) {
+  constexpr int64_t kPartOfMemory = 4;
+  std::error_code status;
+  if (std::filesystem::path(name).extension() == ".npy") {
+    const auto size = std::filesystem::file_size(name, status);
+    const auto limit = static_cast<uintmax_t>(available_memory(at::kCPU) / kPartOfMemory);
+    if (!status && size > limit) return map_npy(name);
+  }
+  return read_array(name);
 }
 
 int64_t columns_of(const at::Tensor& vectors) { return vectors.dim() == 2 ? vectors.size(1) : 1; }

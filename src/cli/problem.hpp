@@ -28,6 +28,14 @@ struct Problem {
 /// @throws FileError, ModelError, DataError, OptionError
 Problem load_problem(const ProblemOptions& options);
 
+/// Examples in batches of `--batch-size`, in the dtype that the options choose.
+/// @throws DataError, OptionError
+DatasetPtr make_data(TensorList inputs, at::Tensor targets, const ProblemOptions& options);
+
+/// Reads an array; a large `.npy` file is mapped instead, so that data may exceed the memory.
+/// @throws FileError, OptionError
+at::Tensor read_examples(const std::string& name);
+
 /// The risk of a problem; runs the model on a few examples and checks the data.
 /// @throws ModelError, DataError, OptionError
 EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options);

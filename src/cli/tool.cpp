@@ -97,6 +97,9 @@ void add_commands(CLI::App& tool, const Invocation& invocation) {
   add_solve_command(tool, invocation);
   add_spectrum_command(tool, invocation);
   add_estimate_command(tool, invocation);
+  add_train_command(tool, invocation);
+  add_replay_command(tool, invocation);
+  add_optimizers_command(tool, invocation);
   add_demo_command(tool, invocation);
   add_export_snippet_command(tool);
   add_completion_command(tool);

@@ -47,51 +47,6 @@ Shape strides_of(const detail::NpyHeader& header) {
   return strides;
 }
 
-std::string type_string(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kHalf:
-      return "<f2";
-    case at::kFloat:
-      return "<f4";
-    case at::kDouble:
-      return "<f8";
-    case at::kChar:
-      return "|i1";
-    case at::kShort:
-      return "<i2";
-    case at::kInt:
-      return "<i4";
-    case at::kLong:
-      return "<i8";
-    case at::kByte:
-      return "|u1";
-    case at::kBool:
-      return "|b1";
-    default:
-      throw DtypeDeviceError(fmt::format(
-          "write_npy: npy has no dtype {}; convert the tensor or write a .safetensors file",
-          c10::toString(dtype)));
-  }
-}
-
-/// Everything before the data, which begins at a multiple of 64 bytes.
-std::string npy_header(const at::Tensor& tensor) {
-  std::string shape;
-  for (const int64_t extent : tensor.sizes()) shape += fmt::format("{}, ", extent);
-  // Python's tuples: (3,) and (3, 4)
-  if (!shape.empty()) shape.resize(shape.size() - (tensor.dim() == 1 ? 1 : 2));
-  std::string text = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}",
-                                 type_string(tensor.scalar_type()), shape);
-  constexpr size_t kPrefix = 10, kAlignment = 64;
-  const size_t unpadded = kPrefix + text.size() + 1;
-  text.append((kAlignment - unpadded % kAlignment) % kAlignment, ' ');
-  text.push_back('\n');
-  std::string header("\x93NUMPY\x01\x00", 8);
-  header.push_back(static_cast<char>(text.size() & 0xff));
-  header.push_back(static_cast<char>(text.size() >> 8));
-  return header + text;
-}
-
 }  // namespace
 
 at::Tensor read_npy(const std::filesystem::path& path) {
@@ -120,7 +75,7 @@ at::Tensor map_npy(const std::filesystem::path& path) {
 
 void write_npy(const std::filesystem::path& path, const at::Tensor& tensor) {
   const at::Tensor data = detail::as_written("write_npy", tensor);
-  const std::string header = npy_header(data);
+  const std::string header = detail::npy_header(data);
   write_file_atomically(path, [&](const ByteSink& sink) {
     sink(header.data(), header.size());
     sink(data.const_data_ptr(), data.nbytes());

@@ -192,6 +192,33 @@ uint32_t read_header_size(ByteSource& source, int version) {
   return size;
 }
 
+std::string type_string(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kHalf:
+      return "<f2";
+    case at::kFloat:
+      return "<f4";
+    case at::kDouble:
+      return "<f8";
+    case at::kChar:
+      return "|i1";
+    case at::kShort:
+      return "<i2";
+    case at::kInt:
+      return "<i4";
+    case at::kLong:
+      return "<i8";
+    case at::kByte:
+      return "|u1";
+    case at::kBool:
+      return "|b1";
+    default:
+      throw DtypeDeviceError(
+          fmt::format("npy has no dtype {}; convert the tensor or write a .safetensors file",
+                      c10::toString(dtype)));
+  }
+}
+
 }  // namespace
 
 NpyHeader read_npy_header(ByteSource& source) {
@@ -226,6 +253,23 @@ at::Tensor read_npy(ByteSource& source) {
   Shape axes(header.shape.size());
   for (size_t i = 0; i < axes.size(); ++i) axes[i] = static_cast<int64_t>(axes.size() - 1 - i);
   return tensor.permute(axes).contiguous();
+}
+
+std::string npy_header(const at::Tensor& tensor) {
+  std::string shape;
+  for (const int64_t extent : tensor.sizes()) shape += fmt::format("{}, ", extent);
+  // Python's tuples: (3,) and (3, 4)
+  if (!shape.empty()) shape.resize(shape.size() - (tensor.dim() == 1 ? 1 : 2));
+  std::string text = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}",
+                                 type_string(tensor.scalar_type()), shape);
+  constexpr size_t kPrefix = 10, kAlignment = 64;
+  const size_t unpadded = kPrefix + text.size() + 1;
+  text.append((kAlignment - unpadded % kAlignment) % kAlignment, ' ');
+  text.push_back('\n');
+  std::string header("\x93NUMPY\x01\x00", 8);
+  header.push_back(static_cast<char>(text.size() & 0xff));
+  header.push_back(static_cast<char>(text.size() >> 8));
+  return header + text;
 }
 
 }  // namespace curvature::detail

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include <ATen/core/Tensor.h>
 
 #include <curvature/core/space.hpp>
@@ -22,5 +24,9 @@ NpyHeader read_npy_header(ByteSource& source);
 
 /// Reads a whole npy file, to its end.
 at::Tensor read_npy(ByteSource& source);
+
+/// Everything that a file has before the data of `tensor`; the data begin at a multiple of 64
+/// bytes. @throws DtypeDeviceError if npy has no such dtype
+std::string npy_header(const at::Tensor& tensor);
 
 }  // namespace curvature::detail

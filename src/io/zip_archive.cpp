@@ -107,4 +107,69 @@ std::unique_ptr<ByteSource> ZipArchive::open(size_t entry) const {
   return std::make_unique<EntrySource>(who, file, facts.size);
 }
 
+namespace {
+
+/// What goes wrong while a file is made in memory is a lack of memory.
+void check_made(bool success, zip_error_t* error) {
+  CURVATURE_CHECK(success, FileError, "zip: the archive cannot be made in memory: {}",
+                  zip_error_strerror(error));
+}
+
+}  // namespace
+
+void ZipWriter::Close::operator()(zip* archive) const noexcept { zip_discard(archive); }
+void ZipWriter::Free::operator()(zip_source* source) const noexcept { zip_source_free(source); }
+
+ZipWriter::ZipWriter() {
+  zip_error_t error;
+  zip_error_init(&error);
+  buffer_.reset(zip_source_buffer_create(nullptr, 0, 0, &error));
+  check_made(buffer_ != nullptr, &error);
+  archive_.reset(zip_open_from_source(buffer_.get(), ZIP_TRUNCATE, &error));
+  check_made(archive_ != nullptr, &error);
+  zip_source_keep(buffer_.get());  // the archive owns one reference, this object the other
+}
+
+void ZipWriter::add(const std::string& entry, const std::vector<std::string_view>& pieces) {
+  std::vector<zip_buffer_fragment_t> fragments;
+  for (const std::string_view piece : pieces) {
+    if (piece.empty()) continue;
+    // libzip reads only, but its type does not say so.
+    auto* data = reinterpret_cast<zip_uint8_t*>(const_cast<char*>(piece.data()));
+    fragments.push_back({data, piece.size()});
+  }
+  zip_t* archive = archive_.get();
+  zip_source_t* source =
+      zip_source_buffer_fragment(archive, fragments.data(), fragments.size(), /*freep=*/0);
+  check_made(source != nullptr, zip_get_error(archive));
+  const zip_int64_t index = zip_file_add(archive, entry.c_str(), source, ZIP_FL_ENC_UTF_8);
+  if (index < 0) zip_source_free(source);
+  CURVATURE_CHECK(index >= 0 || zip_error_code_zip(zip_get_error(archive)) != ZIP_ER_EXISTS,
+                  OptionError, "zip: there are two entries called '{}'", printable(entry));
+  check_made(index >= 0, zip_get_error(archive));
+  // Not compressed, and dated at the beginning of the format's time, so that bytes are the same.
+  constexpr zip_uint16_t kFirstDay = (1 << 5) | 1;
+  const auto number = static_cast<zip_uint64_t>(index);
+  check_made(zip_set_file_compression(archive, number, ZIP_CM_STORE, 0) == 0 &&
+                 zip_file_set_dostime(archive, number, 0, kFirstDay, 0) == 0,
+             zip_get_error(archive));
+}
+
+std::string ZipWriter::finish() {
+  check_made(zip_close(archive_.get()) == 0, zip_get_error(archive_.get()));
+  static_cast<void>(archive_.release());  // closed
+  zip_source_t* source = buffer_.get();
+  zip_stat_t facts;
+  std::string bytes;
+  bool success = zip_source_stat(source, &facts) == 0 && zip_source_open(source) == 0;
+  if (success) {
+    bytes.resize(facts.size);
+    success = zip_source_read(source, bytes.data(), bytes.size()) ==
+              static_cast<zip_int64_t>(bytes.size());
+    zip_source_close(source);
+  }
+  check_made(success, zip_source_error(source));
+  return bytes;
+}
+
 }  // namespace curvature::detail

@@ -10,6 +10,7 @@
 #include "io/byte_source.hpp"
 
 struct zip;
+struct zip_source;
 
 namespace curvature::detail {
 
@@ -36,6 +37,29 @@ class ZipArchive {
   std::string name_;
   std::unique_ptr<zip, Close> archive_;
   std::vector<std::string> entries_;
+};
+
+/// A zip file with stored entries that is made in memory. The same entries give the same bytes.
+class ZipWriter {
+ public:
+  ZipWriter();
+
+  /// Adds an entry whose contents are the pieces, one after the other; they must live until
+  /// `finish` returns. @throws OptionError if there is an entry of this name
+  void add(const std::string& entry, const std::vector<std::string_view>& pieces);
+  /// The whole file.
+  std::string finish();
+
+ private:
+  struct Close {
+    void operator()(zip* archive) const noexcept;
+  };
+  struct Free {
+    void operator()(zip_source* source) const noexcept;
+  };
+
+  std::unique_ptr<zip_source, Free> buffer_;
+  std::unique_ptr<zip, Close> archive_;
 };
 
 }  // namespace curvature::detail

@@ -1,5 +1,7 @@
 #include <algorithm>
 #include <filesystem>
+#include <map>
+#include <sstream>
 #include <fnmatch.h>
 
 #include <ATen/Context.h>
@@ -8,6 +10,7 @@
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
 
+#include <curvature/io/atomic_file.hpp>
 #include <curvature/model/torchscript.hpp>
 
 #include "core/check.hpp"
@@ -119,6 +122,32 @@ Model load_torchscript(const std::string& path, const TorchscriptOptions& option
   select_parameters(parameters, options.parameters);
   return Model([forward = *forward](const TensorList& inputs) { return run(forward, inputs); },
                std::move(parameters), std::move(buffers), path);
+}
+
+void save_torchscript(const std::string& path, const std::string& source,
+                      const std::vector<NamedTensor>& parameters,
+                      const TorchscriptOptions& options) {
+  const torch::jit::Module module = load_module(source);
+  tie_parameters(module);
+  std::map<std::string, at::Tensor> slots;
+  for (const auto& slot : module.named_parameters()) {
+    convert(slot.value, {.dtype = options.dtype});
+    slots[slot.name] = slot.value;
+  }
+  for (const auto& slot : module.named_buffers()) convert(slot.value, {.dtype = options.dtype});
+  const at::NoGradGuard no_grad;
+  for (const auto& [name, tensor] : parameters) {
+    const auto slot = slots.find(name);
+    CURVATURE_CHECK(slot != slots.end() && slot->second.sizes() == tensor.sizes() &&
+                        slot->second.scalar_type() == tensor.scalar_type(),
+                    OptionError, "{}: has no parameter '{}' of shape {} and dtype {}", source, name,
+                    detail::to_string(tensor.sizes()), c10::toString(tensor.scalar_type()));
+    slot->second.copy_(tensor);
+  }
+  // In memory first: an exception must not pass through LibTorch's zip writer.
+  std::ostringstream archive;
+  module.save(archive);
+  write_file_atomically(path, archive.view());
 }
 
 std::string export_snippet() {

@@ -107,4 +107,33 @@ BOOST_AUTO_TEST_CASE(damage_is_survived) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(what_is_written_is_read) {
+  const TemporaryFolder folder;
+  const std::vector<std::pair<std::string, at::Tensor>> tensors = {
+      {"b.weight", counting(at::kFloat, {2, 3})},
+      {"a", counting(at::kDouble, {4, 5}).t()},
+      {"empty", at::empty({0, 2}, at::kDouble)},
+      {"scalar", at::scalar_tensor(7, at::kLong)}};
+  write_npz(folder / "x.npz", tensors);
+  BOOST_TEST(list_npz(folder / "x.npz") ==
+             (std::vector<std::string>{"b.weight", "a", "empty", "scalar"}));
+  for (const auto& [name, tensor] : tensors) {
+    BOOST_TEST(identical(read_npz(folder / "x.npz", name), tensor));
+  }
+  write_npz(folder / "y.npz", tensors);
+  BOOST_TEST(read_bytes(folder / "x.npz") == read_bytes(folder / "y.npz"));
+}
+
+BOOST_AUTO_TEST_CASE(what_cannot_be_written_leaves_the_old_file) {
+  const TemporaryFolder folder;
+  const at::Tensor x = counting(at::kFloat, {2});
+  write_npz(folder / "x.npz", {{"x", x}});
+  BOOST_CHECK_EXCEPTION(write_npz(folder / "x.npz", {{"y", x}, {"y", x}}), OptionError,
+                        says("two entries called 'y.npy'"));
+  BOOST_CHECK_THROW(write_npz(folder / "x.npz", {}), OptionError);
+  BOOST_CHECK_THROW(write_npz(folder / "x.npz", {{"y", x.to(at::kBFloat16)}}), DtypeDeviceError);
+  BOOST_TEST(identical(read_npz(folder / "x.npz", "x"), x));
+  BOOST_TEST(folder.num_files() == 1u);
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -161,4 +161,34 @@ def forward(self, x):
       EmpiricalRisk(load_torchscript(file.path), cross_entropy(), data(at::kFloat)));
 }
 
+BOOST_AUTO_TEST_CASE(an_archive_is_saved_again_with_other_parameters) {
+  const TemporaryFile source("source.pt"), saved("saved.pt");
+  torch::jit::Module original = scripted(kTanhNet);
+  original.register_buffer("statistics", at::arange(3, at::kFloat));
+  original.save(source.path);
+  const TorchscriptOptions wide = {.dtype = at::kDouble};
+  const Model model = load_torchscript(source.path, wide);
+  {
+    const at::NoGradGuard no_grad;
+    for (const NamedTensor& parameter : model.parameters()) parameter.tensor.mul_(3).add_(1e-12);
+  }
+  save_torchscript(saved.path, source.path, model.parameters(), wide);
+  const Model again = load_torchscript(saved.path);
+  BOOST_TEST_REQUIRE(again.parameters().size() == 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    BOOST_TEST(again.parameters()[i].name == model.parameters()[i].name);
+    BOOST_TEST(again.parameters()[i].tensor.equal(model.parameters()[i].tensor));
+    BOOST_TEST(again.parameters()[i].tensor.requires_grad());
+  }
+  BOOST_TEST(again.buffers()[0].tensor.equal(at::arange(3, at::kDouble)));
+  const at::Tensor x = RandomSource(5).normal(0, 6, 3);
+  BOOST_TEST(again({x}).equal(model({x})));
+
+  BOOST_CHECK_THROW(
+      save_torchscript(saved.path, source.path, {{"other", at::zeros({4, 3}, at::kDouble)}}, wide),
+      OptionError);
+  BOOST_CHECK_THROW(save_torchscript(saved.path, source.path, model.parameters()), OptionError);
+  BOOST_TEST(load_torchscript(saved.path).parameters().size() == 2u);  // as it was
+}
+
 BOOST_AUTO_TEST_SUITE_END()

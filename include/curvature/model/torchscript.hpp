@@ -27,6 +27,16 @@ struct TorchscriptOptions {
 /// @throws ModelError if the archive is frozen or holds no parameter
 Model load_torchscript(const std::string& path, const TorchscriptOptions& options = {});
 
+/// Writes the archive `source` again, as `path` and atomically, with the parameters' values
+/// replaced by these: what Python's `torch.jit.load` reads. The rest (code, buffers, mode, which
+/// parameters require gradients) is `source`'s; `options` say how the model was loaded, and of them
+/// `dtype` counts.
+/// @throws FileError as `load_torchscript`, or if the file cannot be written
+/// @throws OptionError for a parameter that the archive has not, or with another shape or dtype
+void save_torchscript(const std::string& path, const std::string& source,
+                      const std::vector<NamedTensor>& parameters,
+                      const TorchscriptOptions& options = {});
+
 /// The ten lines of Python that turn an `nn.Module` and arrays into files for the tool.
 std::string export_snippet();
 

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <vector>
+
+#include "cli/optimizers/optimizer_entry.hpp"
+
+namespace curvature::cli {
+
+// A family of optimizers is a file here, `<family>.cpp`, that defines its function and knows its
+// optimizers' options; a new one has its line below and one in `optimizer_entries()`.
+
+std::vector<OptimizerEntry> first_order_optimizers();
+
+}  // namespace curvature::cli
