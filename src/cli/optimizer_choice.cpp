@@ -16,6 +16,7 @@ const std::vector<OptimizerEntry>& optimizer_entries() {
     std::vector<OptimizerEntry> entries;
     for (const auto& family : {
              &first_order_optimizers,
+             &shampoo_family_optimizers,
          }) {
       const std::vector<OptimizerEntry> members = family();
       entries.insert(entries.end(), members.begin(), members.end());

@@ -44,7 +44,6 @@ class ArchiveReader : public StateVisitor {
 
   const Archive* archive_;
   std::string prefix_;
-  size_t num_found_ = 0;
   std::vector<std::string> asked_;
   std::vector<std::function<void()>> changes_;
 };

@@ -37,14 +37,29 @@ bool matches(const Route& route, const std::string& name) {
   });
 }
 
-/// The estimator that the options choose for a view of `num_axes` axes.
-const EstimatorFactory& chosen(const std::string& name, size_t num_axes,
-                               const ParameterGroup& group) {
+/// What one parameter goes by.
+struct Choice {
+  EstimatorFactory estimator;
+  PreconditionedOptions options;
+};
+
+/// The options of a parameter that has no matrix.
+PreconditionedOptions fallback_options(PreconditionedOptions options) {
+  options.graft = {};
+  if (!options.fallback_momentum) return options;
+  options.momentum = *options.fallback_momentum;
+  options.clip = {.gradient_norm = options.clip.gradient_norm};
+  options.weight_decay.kind = WeightDecay::kDecoupled;
+  return options;
+}
+
+Choice chosen(const std::string& name, size_t num_axes, const ParameterGroup& group) {
   for (const Route& route : group.options.routes) {
-    if (matches(route, name)) return route.estimator;
+    if (matches(route, name)) return {route.estimator, group.options};
   }
   const bool vector_alone = num_axes == 1 && group.options.view.vectors == VectorPolicy::kFallback;
-  return num_axes == 0 || vector_alone ? group.options.fallback : group.estimator;
+  if (num_axes > 0 && !vector_alone) return {group.estimator, group.options};
+  return {group.options.fallback, fallback_options(group.options)};
 }
 
 std::vector<ModeKind> modes_of(const Shape& shape, const ViewOptions& options) {
@@ -102,13 +117,13 @@ Preconditioned::Member::Member(NamedTensor named, size_t the_group, const Parame
     : name(std::move(named.name)),
       parameter(std::move(named.tensor)),
       group(the_group),
-      options(settings.options),
-      shape(viewed_shape(parameter.sizes().vec(), options.view)),
-      after(at_place(options.momentum, MomentumPlace::kAfter)) {
+      shape(viewed_shape(parameter.sizes().vec(), settings.options.view)) {
   CURVATURE_CHECK(parameter.is_leaf() && parameter.is_floating_point(), OptionError,
                   "Preconditioned: '{}' must be a leaf tensor of a floating-point dtype", name);
-  const EstimatorFactory& factory = chosen(name, shape.size(), settings);
-  CURVATURE_CHECK(factory, OptionError, "Preconditioned: no estimator for '{}'", name);
+  Choice choice = chosen(name, shape.size(), settings);
+  CURVATURE_CHECK(choice.estimator, OptionError, "Preconditioned: no estimator for '{}'", name);
+  options = std::move(choice.options);
+  after = Momentum(at_place(options.momentum, MomentumPlace::kAfter));
   const auto dtype = options.view.dtype.value_or(parameter.scalar_type());
   std::vector<Block> blocks = blocks_of(shape, options.view.block_size);
   for (size_t i = 0; i < blocks.size(); ++i) {
@@ -120,7 +135,7 @@ Preconditioned::Member::Member(NamedTensor named, size_t the_group, const Parame
         .index = index,
         .warn = options.warn};
     parts.push_back({.block = std::move(blocks[i]),
-                     .estimator = factory(view),
+                     .estimator = choice.estimator(view),
                      .before = Momentum(at_place(options.momentum, MomentumPlace::kBefore)),
                      .graft = GraftedLength(options.graft)});
   }
@@ -239,6 +254,7 @@ std::string Preconditioned::Member::layout() const {
 int64_t Preconditioned::Member::state_bytes() const {
   const int64_t whole = parameter.numel() * parameter.element_size();
   int64_t bytes = options.momentum.beta > 0 ? whole : 0;
+  if (parts.empty()) return 0;
   if (parts.front().graft.has_state()) bytes += whole;
   if (options.iterates.kind != Iterates::kLast) bytes += whole;
   for (const Part& part : parts) bytes += part.estimator->state_bytes();

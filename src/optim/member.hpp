@@ -65,7 +65,7 @@ struct Preconditioned::Member {
   PreconditionedOptions options;
   Shape shape;  ///< of the view
   std::vector<Part> parts;
-  Momentum after;            ///< fed with directions
+  Momentum after{{}};        ///< fed with directions
   at::Tensor average;        ///< of the iterates; z of schedule-free
   double squared_rates = 0;  ///< sum over steps, of schedule-free
   int64_t averaged_steps = 0;

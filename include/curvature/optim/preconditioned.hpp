@@ -114,7 +114,10 @@ struct PreconditionedOptions {
   IterateOptions iterates{};                     ///< see there
   ViewOptions view{};                            ///< see there
   std::vector<Route> routes{};                   ///< the first that matches counts
-  EstimatorFactory fallback = adam_estimator();  ///< for vectors and scalars
+  EstimatorFactory fallback = adam_estimator();  ///< for vectors and scalars; never grafted
+  /// Momentum of these, which then have neither bounds nor another decay than a decoupled one;
+  /// empty: momentum, bounds and decay are those of all.
+  std::optional<MomentumOptions> fallback_momentum{};
   int64_t max_state_bytes = 0;  ///< more is refused; 0: all memory that is available
   /// Hears of trouble that was overcome; empty: nobody does.
   std::function<void(const std::string&)> warn = {};

@@ -10,5 +10,6 @@ namespace curvature::cli {
 // optimizers' options; a new one has its line below and one in `optimizer_entries()`.
 
 std::vector<OptimizerEntry> first_order_optimizers();
+std::vector<OptimizerEntry> shampoo_family_optimizers();
 
 }  // namespace curvature::cli
