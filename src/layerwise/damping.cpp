@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <utility>
 #include <variant>
@@ -11,6 +12,7 @@
 #include <curvature/operators/kronecker.hpp>
 
 #include "core/check.hpp"
+#include "operators/support.hpp"
 
 namespace curvature {
 namespace {
@@ -39,6 +41,62 @@ std::vector<double> shares(const std::vector<at::Tensor>& factors, double dampin
   return shares;
 }
 
+/// What becomes of a factor: scale times it, plus shift times the identity.
+struct Affine {
+  double scale;
+  double shift;
+};
+
+/// The nearest factors in the sense of Kullback and Leibler, from the eigenvalues of both: with
+/// p_B, p_A the eigenvalues of the inverses, S_A = ((p_B . b) A + d sum(p_B) I) / m and the same
+/// for B, one after the other. All of it commutes, so that eigenvectors are not needed.
+std::vector<Affine> nearest_factors(const std::vector<at::Tensor>& factors, double damping) {
+  constexpr int kMaxIterations = 1000;
+  constexpr double kTolerance = 1e-13;
+  TensorList values;
+  for (const at::Tensor& factor : factors) {
+    values.push_back(
+        detail::symmetric_eigenvalues(factor, "damped").cpu().to(at::kDouble).clamp_min(0));
+  }
+  const std::vector<double> start = shares(factors, damping, /*pi=*/true);
+  std::vector<Affine> nearest = {{1, start[0]}, {1, start[1]}};
+  for (int iteration = 0; iteration < kMaxIterations; ++iteration) {
+    double change = 0;
+    for (const size_t i : {1, 0}) {
+      const size_t other = 1 - i;
+      const at::Tensor inverse = 1 / (nearest[other].scale * values[other] + nearest[other].shift);
+      const auto size = static_cast<double>(factors[other].size(0));
+      const Affine next = {inverse.dot(values[other]).item<double>() / size,
+                           damping * inverse.sum().item<double>() / size};
+      change = std::max(change, std::abs(next.shift / nearest[i].shift - 1));
+      nearest[i] = next;
+    }
+    if (change < kTolerance) break;
+  }
+  return nearest;
+}
+
+/// `factors[i] * scale + shift * I`.
+std::vector<at::Tensor> mapped(std::vector<at::Tensor> factors, const std::vector<Affine>& maps) {
+  for (size_t i = 0; i < factors.size(); ++i) {
+    factors[i] = maps[i].scale * factors[i] +
+                 maps[i].shift * at::eye(factors[i].size(0), factors[i].options());
+  }
+  return factors;
+}
+
+std::vector<Affine> affine_maps(const std::vector<at::Tensor>& factors, double damping,
+                                KroneckerDamping kind) {
+  if (kind == KroneckerDamping::kKullbackLeibler && damping > 0) {
+    return nearest_factors(factors, damping);
+  }
+  std::vector<Affine> maps;
+  for (const double share : shares(factors, damping, kind == KroneckerDamping::kHeuristicPi)) {
+    maps.push_back({1, share});
+  }
+  return maps;
+}
+
 OperatorPtr damped_block(const OperatorPtr& block, const DampingOptions& options) {
   double damping = options.damping;
   if (options.relative) {
@@ -46,15 +104,13 @@ OperatorPtr damped_block(const OperatorPtr& block, const DampingOptions& options
   }
   const Structure structure = block->structure();
   const auto* product = std::get_if<KroneckerStructure>(&structure);
-  if (options.kind == KroneckerDamping::kExact || product == nullptr) {
+  const bool is_pair = product != nullptr && product->factors.size() == 2;
+  if (options.kind == KroneckerDamping::kExact || product == nullptr ||
+      (options.kind == KroneckerDamping::kKullbackLeibler && !is_pair)) {
     return shifted(block, damping);
   }
-  const std::vector<double> added =
-      shares(product->factors, damping, options.kind == KroneckerDamping::kHeuristicPi);
-  std::vector<at::Tensor> factors = product->factors;
-  for (size_t i = 0; i < factors.size(); ++i) {
-    factors[i] = factors[i] + added[i] * at::eye(factors[i].size(0), factors[i].options());
-  }
+  const std::vector<at::Tensor> factors =
+      mapped(product->factors, affine_maps(product->factors, damping, options.kind));
   const Symmetry symmetry = damping > 0 && block->spec().symmetry >= Symmetry::kPositiveSemidefinite
                                 ? Symmetry::kPositiveDefinite
                                 : block->spec().symmetry;

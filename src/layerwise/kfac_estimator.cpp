@@ -26,6 +26,25 @@ struct KfacEstimator::State {
   void observe(const BatchRisk& batch, detail::KfacStatistics::Targets targets) {
     if (!statistics) start(detail::plan_layers(risk, options, batch));
     if (decay != 1) statistics->decay(decay, targets);
+    add(batch, targets);
+  }
+
+  /// Of several batches one decays what was seen before.
+  void observe(const EmpiricalRisk& examples, int64_t offset,
+               detail::KfacStatistics::Targets targets) {
+    for (int64_t index = 0; index < examples.data().num_batches(); ++index) {
+      const BatchRisk view = examples.on(index);
+      // Of this risk, not of the examples: statistics are in its scale.
+      const BatchRisk batch = risk.on(view.batch(), offset + view.first_example());
+      if (index == 0) {
+        observe(batch, targets);
+      } else {
+        add(batch, targets);
+      }
+    }
+  }
+
+  void add(const BatchRisk& batch, detail::KfacStatistics::Targets targets) {
     detail::for_each_piece(risk, statistics->plan(), batch, [&](const BatchRisk& piece) {
       statistics->add(piece, detail::record(risk, piece), targets);
     });
@@ -54,6 +73,13 @@ struct KfacEstimator::State {
     return detail::assemble(risk, options, statistics->plan(), std::move(inner), "KFAC");
   }
 
+  bool has_basis() const { return statistics && statistics->has_basis(); }
+
+  void check_basis() const {
+    CURVATURE_CHECK(seen().has_basis(), OptionError,
+                    "KfacEstimator: has no basis to correct in; call refresh_basis first");
+  }
+
   const detail::KfacStatistics& seen() const {
     CURVATURE_CHECK(statistics && statistics->num_examples() > 0, OptionError,
                     "KfacEstimator: has seen no batch; call update first");
@@ -73,14 +99,21 @@ KfacEstimator::KfacEstimator(KfacEstimator&&) noexcept = default;
 KfacEstimator& KfacEstimator::operator=(KfacEstimator&&) noexcept = default;
 
 void KfacEstimator::update(const BatchRisk& batch) {
-  state_->observe(
-      batch, {.factors = true, .squares = state_->statistics && state_->statistics->has_basis()});
+  state_->observe(batch, {.factors = true, .squares = state_->has_basis()});
+}
+
+void KfacEstimator::update(const EmpiricalRisk& examples, int64_t offset) {
+  state_->observe(examples, offset, {.factors = true, .squares = state_->has_basis()});
 }
 
 void KfacEstimator::correct(const BatchRisk& batch) {
-  CURVATURE_CHECK(state_->seen().has_basis(), OptionError,
-                  "KfacEstimator: has no basis to correct in; call refresh_basis first");
+  state_->check_basis();
   state_->observe(batch, {.factors = false, .squares = true});
+}
+
+void KfacEstimator::correct(const EmpiricalRisk& examples, int64_t offset) {
+  state_->check_basis();
+  state_->observe(examples, offset, {.factors = false, .squares = true});
 }
 
 void KfacEstimator::refresh_basis() {
@@ -94,6 +127,12 @@ void KfacEstimator::merge(const KfacEstimator& other) {
   if (!other.state_->statistics) return;
   if (!state_->statistics) state_->start(other.state_->statistics->plan());
   state_->statistics->merge(*other.state_->statistics);
+}
+
+KfacEstimator KfacEstimator::clone() const {
+  KfacEstimator other(state_->risk, state_->options, state_->decay);
+  if (state_->statistics) other.state_->statistics.emplace(state_->statistics->clone());
+  return other;
 }
 
 double KfacEstimator::num_examples() const {

@@ -190,6 +190,16 @@ void KfacStatistics::add_squares(const LayerPass& pass, const TensorList& inputs
   }
 }
 
+KfacStatistics KfacStatistics::clone() const {
+  KfacStatistics copy = *this;
+  for (BlockSums& sums : copy.sums_) {
+    for (at::Tensor* tensor : {&sums.factors.a, &sums.factors.b, &sums.squares}) {
+      if (tensor->defined()) *tensor = tensor->clone();
+    }
+  }
+  return copy;
+}
+
 void KfacStatistics::decay(double factor, Targets targets) {
   for (BlockSums& sums : sums_) {
     if (targets.factors) {

@@ -39,6 +39,8 @@ class KfacStatistics {
     bool squares;
   };
   void add(const BatchRisk& batch, const Recorded& recorded, Targets targets);
+  /// A copy that shares no tensor that is written to.
+  KfacStatistics clone() const;
   /// Multiplies the sums.
   void decay(double factor, Targets targets);
   /// Adds the factors of another; squares are forgotten. @throws OptionError for other layers

@@ -18,6 +18,7 @@ constexpr int64_t kChunk = int64_t{1} << 22;
 
 /// x `[N, S, d]` times a basis `[d, d]`.
 at::Tensor rotated(const at::Tensor& x, const at::Tensor& basis) {
+  if (!basis.defined()) return x;
   return matrix_product(x.flatten(0, 1), basis).view({x.size(0), x.size(1), basis.size(1)});
 }
 
@@ -27,9 +28,9 @@ void add_squared_gradients(const at::Tensor& g, const at::Tensor& a, const at::T
                            const at::Tensor& basis_a, at::Tensor& sum) {
   const int64_t examples = g.size(0), positions = g.size(1), m = g.size(2), n = a.size(2);
   if (positions == 1) {
-    at::Tensor rotated_g = matrix_product(g.squeeze(1), basis_b);
-    at::Tensor rotated_a = matrix_product(a.squeeze(1), basis_a);
-    add_matrix_product(sum, rotated_g.square_().t(), rotated_a.square_());
+    const at::Tensor rotated_g = rotated(g, basis_b).squeeze(1);
+    const at::Tensor rotated_a = rotated(a, basis_a).squeeze(1);
+    add_matrix_product(sum, rotated_g.square().t(), rotated_a.square());
     return;
   }
   // Rotating positions costs S n^2 an example, rotating its gradient m n^2; and so for outputs.
@@ -42,7 +43,7 @@ void add_squared_gradients(const at::Tensor& g, const at::Tensor& a, const at::T
     if (rotate_a_first) some_a = rotated(some_a, basis_a);
     at::Tensor gradients = at::bmm(some_g.transpose(1, 2), some_a);
     if (!rotate_a_first) gradients = rotated(gradients, basis_a);
-    if (!rotate_g_first) gradients = basis_b.t().matmul(gradients);
+    if (!rotate_g_first && basis_b.defined()) gradients = basis_b.t().matmul(gradients);
     sum.add_(gradients.square_().sum(0));
   }
 }

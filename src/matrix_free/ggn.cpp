@@ -1,6 +1,8 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/isfinite.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 
 #include <curvature/matrix_free/ggn.hpp>
 
@@ -106,6 +108,40 @@ void check_samples(const MonteCarloOptions& monte_carlo) {
 OperatorPtr ggn(const EmpiricalRisk& risk, const MatrixFreeOptions& options) {
   return std::make_shared<GaussNewton>(risk, options, "GGN", hessian_metric,
                                        risk.options().weight_decay);
+}
+
+at::Tensor ggn_gram(const EmpiricalRisk& risk, const at::Tensor& columns) {
+  const OperatorSpec spec = detail::parameter_spec(risk, Symmetry::kPositiveSemidefinite);
+  CURVATURE_CHECK(columns.dim() == 2 && columns.size(0) == spec.domain.size(), ShapeError,
+                  "ggn_gram: expected columns [{}, K], got {}", spec.domain.size(),
+                  detail::to_string(columns.sizes()));
+  CURVATURE_CHECK(columns.scalar_type() == spec.dtype && columns.device() == spec.device,
+                  DtypeDeviceError, "ggn_gram: expected columns in {} on {}, got {} on {}",
+                  c10::toString(spec.dtype), spec.device.str(),
+                  c10::toString(columns.scalar_type()), columns.device().str());
+  const int64_t num_columns = columns.size(1);
+  const at::Tensor rows = columns.detach().t().contiguous();
+  const detail::Columns operands(rows, spec.domain);
+  const std::vector<size_t> all = detail::partition(spec.domain, Blocks::kFull).front();
+  TensorList gram = {at::zeros({num_columns, num_columns}, columns.options().dtype(at::kDouble))};
+  for (int64_t index = 0; index < risk.data().num_batches(); ++index) {
+    const BatchRisk batch = risk.on(index);
+    const detail::OutputLinearization outputs(batch, risk.parameters());
+    const OutputMetric metric = hessian_metric(batch, outputs.output(), risk.loss_function());
+    TensorList products;
+    for (int64_t k = 0; k < num_columns; ++k) {
+      products.push_back(risk.loss_function().rows(outputs.jvp(all, operands.at(k, all))));
+    }
+    if (products.empty()) continue;
+    const at::Tensor v = at::stack(products, -1);  // [R, C, K]
+    gram[0].add_(v.flatten(0, 1).t().to(at::kDouble).mm(metric(v).flatten(0, 1).to(at::kDouble)));
+  }
+  risk.reducer().sum(gram);
+  const at::Tensor doubles = rows.to(at::kDouble);
+  gram[0].add_(doubles.mm(doubles.t()), risk.options().weight_decay);
+  CURVATURE_CHECK(at::isfinite(gram[0]).all().item<bool>(), NumericalError,
+                  "ggn_gram: a product is not finite");
+  return ((gram[0] + gram[0].t()) / 2).cpu();
 }
 
 OperatorPtr ggn_mc(const EmpiricalRisk& risk, const MonteCarloOptions& monte_carlo,

@@ -92,12 +92,55 @@ BOOST_AUTO_TEST_CASE(three_factors_share_the_damping) {
                    at::kron(at::kron(with(a), with(b)), with(c))));
 }
 
+BOOST_AUTO_TEST_CASE(the_nearest_product_is_stationary) {
+  // S_B = tr_A[(I (x) S_A^-1) M] / n and S_A = tr_B[(S_B^-1 (x) I) M] / m for M = B (x) A + d I.
+  const at::Tensor b = second_moment(3, 3), a = 50 * second_moment(5, 4);
+  const OperatorPtr product = kronecker({b, a}, Symmetry::kPositiveSemidefinite);
+  for (const double d : {1e-3, 1.0, 100.0}) {
+    const auto nearest =
+        damped(product, {.damping = d, .kind = KroneckerDamping::kKullbackLeibler});
+    const auto structure = nearest->structure();
+    const auto& factors = std::get<KroneckerStructure>(structure).factors;
+    const at::Tensor s_b = factors[0], s_a = factors[1];
+    const at::Tensor m =
+        (at::kron(b, a) + d * at::eye(15, a.options())).view({3, 5, 3, 5});  // [b, a, b', a']
+    BOOST_TEST(close(s_b, at::einsum("iajc,ca->ij", {m, s_a.inverse()}) / 5, {1e-9}));
+    BOOST_TEST(close(s_a, at::einsum("iajc,ji->ac", {m, s_b.inverse()}) / 3, {1e-9}));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(the_nearest_product_is_exact_where_there_is_an_exact_one) {
+  const at::Tensor a = second_moment(4, 2), two = 2 * at::eye(3, a.options());
+  const OperatorPtr product = kronecker({two, a}, Symmetry::kPositiveSemidefinite);
+  const at::Tensor expected = at::kron(two, a) + 0.3 * at::eye(12, a.options());
+  BOOST_TEST(close(dense_damped(product, KroneckerDamping::kKullbackLeibler, 0.3), expected));
+  BOOST_TEST(close(dense_damped(product, KroneckerDamping::kKullbackLeibler, 0), at::kron(two, a)));
+  const OperatorPtr dead = kronecker({0 * two, a}, Symmetry::kPositiveSemidefinite);
+  BOOST_TEST(close(dense_damped(dead, KroneckerDamping::kKullbackLeibler, 0.3),
+                   0.3 * at::eye(12, a.options())));
+}
+
+BOOST_AUTO_TEST_CASE(the_nearest_product_has_a_better_inverse_than_pi) {
+  // Spectra i^-1 and damping a hundredth of the largest eigenvalue.
+  const at::Tensor a = at::diag(1 / at::arange(1, 31, at::TensorOptions(at::kDouble)));
+  const at::Tensor b = at::diag(1 / at::arange(1, 21, at::TensorOptions(at::kDouble)));
+  const OperatorPtr product = kronecker({b, a}, Symmetry::kPositiveSemidefinite);
+  const auto error = [&](KroneckerDamping kind) {
+    const at::Tensor exact = 1 / dense_damped(product, KroneckerDamping::kExact, 0.01).diagonal();
+    return ((1 / dense_damped(product, kind, 0.01).diagonal() - exact).norm() / exact.norm())
+        .item<double>();
+  };
+  BOOST_TEST(error(KroneckerDamping::kKullbackLeibler) < 0.1);
+  BOOST_TEST(error(KroneckerDamping::kHeuristicPi) > 0.4);
+}
+
 BOOST_AUTO_TEST_CASE(a_layerwise_operator_is_damped_block_by_block) {
   const EmpiricalRisk risk = mlp_risk();
   const OperatorPtr plain = kfac(risk);
   const at::Tensor before = materialize(*plain);
   for (const KroneckerDamping kind :
-       {KroneckerDamping::kExact, KroneckerDamping::kPerFactor, KroneckerDamping::kHeuristicPi}) {
+       {KroneckerDamping::kExact, KroneckerDamping::kPerFactor, KroneckerDamping::kHeuristicPi,
+        KroneckerDamping::kKullbackLeibler}) {
     for (const bool relative : {false, true}) {
       const OperatorPtr a = damped(plain, {.damping = 0.1, .kind = kind, .relative = relative});
       const at::Tensor dense = materialize(*a);

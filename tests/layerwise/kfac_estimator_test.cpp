@@ -197,6 +197,40 @@ BOOST_AUTO_TEST_CASE(a_decaying_average_forgets_and_is_unbiased_from_the_start) 
       close(materialize(*seen(risk, {1}, decay).kfac()), materialize(*kfac(setting.risk(3, 3)))));
 }
 
+BOOST_AUTO_TEST_CASE(a_clone_goes_on_alone) {
+  const Setting setting;
+  const EmpiricalRisk risk = setting.risk();
+  KfacEstimator estimator = seen(risk, {0}, 0.5);
+  estimator.refresh_basis();
+  estimator.correct(risk.on(0));
+  const at::Tensor kfac = materialize(*estimator.kfac()), ekfac = materialize(*estimator.ekfac());
+  KfacEstimator clone = estimator.clone();
+  BOOST_TEST(at::equal(materialize(*clone.ekfac()), ekfac));
+  clone.update(risk.on(1));
+  BOOST_TEST(at::equal(materialize(*estimator.kfac()), kfac));
+  BOOST_TEST(at::equal(materialize(*estimator.ekfac()), ekfac));
+  estimator.update(risk.on(1));
+  BOOST_TEST(at::equal(materialize(*estimator.kfac()), materialize(*clone.kfac())));
+  BOOST_TEST(at::equal(materialize(*estimator.ekfac()), materialize(*clone.ekfac())));
+}
+
+BOOST_AUTO_TEST_CASE(several_batches_can_be_one_update) {
+  const Setting setting;
+  const EmpiricalRisk risk = setting.risk();
+  KfacEstimator together(risk, {}, 0.5);
+  together.update(risk.on(0));
+  together.update(setting.risk(3, 6));  // two batches
+  together.refresh_basis();
+  together.correct(setting.risk(3, 6));
+  // By hand: half of the first three examples and all of the others.
+  const at::Tensor weights =
+      at::tensor({.5, .5, .5, 1., 1., 1., 1., 1., 1.}, setting.inputs.options());
+  const EmpiricalRisk weighted(setting.model, cross_entropy(),
+                               tensor_dataset({setting.inputs}, setting.targets, 3, weights));
+  BOOST_TEST(close(materialize(*together.kfac()), materialize(*kfac(weighted))));
+  BOOST_TEST(together.num_examples() == 7.5);
+}
+
 BOOST_AUTO_TEST_CASE(a_stale_basis_serves_later_batches) {
   const Setting setting;
   const EmpiricalRisk risk = setting.risk(), later = setting.risk(3, 6);

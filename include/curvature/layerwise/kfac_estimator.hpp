@@ -33,8 +33,13 @@ class KfacEstimator {
   /// Costs a forward pass, a backward pass for each vector and the factors' arithmetic.
   /// @throws NotSupportedError for a parameter that is not covered, if the options refuse them
   void update(const BatchRisk& batch);
+  /// The same for all batches of `examples` (the same parameters, other data) as one update, whose
+  /// decay is applied once; `offset` is added to the numbers of the examples.
+  void update(const EmpiricalRisk& examples, int64_t offset = 0);
   /// Adds to the eigenvalues alone. @throws OptionError if there is no basis
   void correct(const BatchRisk& batch);
+  /// The same for all batches of `examples` as one.
+  void correct(const EmpiricalRisk& examples, int64_t offset = 0);
   /// Takes the eigenvectors of the factors as they are now for a basis. Eigenvalues along an
   /// earlier one are forgotten. @throws OptionError before the first update; NumericalError that
   /// names the layer whose factor has none
@@ -42,6 +47,9 @@ class KfacEstimator {
   /// Adds what another estimator of the same layers and options has seen; its basis is ignored,
   /// and so are eigenvalues of both. @throws OptionError if they differ
   void merge(const KfacEstimator& other);
+
+  /// Another estimator that has seen the same, to go on without this one. Copies the statistics.
+  KfacEstimator clone() const;
 
   /// Examples seen, or with a decay their weight.
   double num_examples() const;

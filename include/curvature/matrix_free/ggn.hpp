@@ -19,6 +19,12 @@ struct MonteCarloOptions {
 /// semidefinite for losses that are convex in the output.
 OperatorPtr ggn(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
 
+/// V^T G V for the GGN G and columns V `[n, K]` in the flat view: `[K, K]` in float64 on the CPU,
+/// weight decay included. From half products: one linearisation of each batch and K products with
+/// its Jacobian, none with the adjoint. What a quadratic model along K directions needs.
+/// @throws ShapeError, DtypeDeviceError if V does not fit; NumericalError if it is not finite
+at::Tensor ggn_gram(const EmpiricalRisk& risk, const at::Tensor& columns);
+
 /// GGN with each H_r replaced by its Monte-Carlo estimate (type-1 Fisher), weight decay included.
 OperatorPtr ggn_mc(const EmpiricalRisk& risk, const MonteCarloOptions& monte_carlo = {},
                    const MatrixFreeOptions& options = {});
