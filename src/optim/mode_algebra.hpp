@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <curvature/core/space.hpp>
+
 namespace curvature::optim {
 
 /// X x_i F: multiplies axis `mode` of X `[d_1, ..., d_k]` by a matrix F `[p, d_mode]`.
