@@ -9,9 +9,7 @@
 #include "optim/mode_algebra.hpp"
 
 namespace curvature::optim {
-namespace {
 
-/// X as `[before, d_mode, after]`.
 at::Tensor around(const at::Tensor& x, size_t mode) {
   int64_t before = 1, after = 1;
   for (int64_t i = 0; i < x.dim(); ++i) {
@@ -20,8 +18,6 @@ at::Tensor around(const at::Tensor& x, size_t mode) {
   }
   return x.reshape({before, x.size(static_cast<int64_t>(mode)), after});
 }
-
-}  // namespace
 
 at::Tensor mode_product(const at::Tensor& x, const at::Tensor& f, size_t mode) {
   const at::Tensor blocks = around(x, mode);

@@ -4,8 +4,12 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <curvature/core/space.hpp>
+
 namespace curvature::optim {
 
+/// X as `[before, d_mode, after]`, the axes before and after `mode` joined.
+at::Tensor around(const at::Tensor& x, size_t mode);
 /// X x_i F: multiplies axis `mode` of X `[d_1, ..., d_k]` by a matrix F `[p, d_mode]`.
 at::Tensor mode_product(const at::Tensor& x, const at::Tensor& f, size_t mode);
 /// Multiplies axis `mode` by the entries of a vector `[d_mode]`, in place.

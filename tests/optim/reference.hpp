@@ -1,0 +1,97 @@
+#pragma once
+
+// What tests of estimators share: gradients, an optimizer fed with them, and mode algebra spelled
+// out by einsum-free unfoldings, apart from the library's own.
+
+#include <curvature/optim/preconditioned.hpp>
+
+#include "support/dense_operator.hpp"
+#include "support/precompiled.hpp"
+#include "support/tensor_close.hpp"
+
+namespace curvature::testing {
+
+/// `[d_mode, D / d_mode]`: the axis first, the others in their order.
+inline at::Tensor unfolded(const at::Tensor& x, int64_t mode) {
+  return x.movedim(mode, 0).reshape({x.size(mode), -1});
+}
+
+/// F on axis `mode`.
+inline at::Tensor multiplied(const at::Tensor& x, const at::Tensor& f, int64_t mode) {
+  auto shape = x.movedim(mode, 0).sizes().vec();
+  shape[0] = f.size(0);
+  return f.matmul(unfolded(x, mode)).reshape(shape).movedim(0, mode);
+}
+
+/// Every factor on its axis.
+inline at::Tensor multiplied(at::Tensor x, const std::vector<at::Tensor>& factors) {
+  for (size_t i = 0; i < factors.size(); ++i) {
+    x = multiplied(x, factors[i], static_cast<int64_t>(i));
+  }
+  return x;
+}
+
+/// Standard normal numbers.
+inline at::Tensor normal(at::IntArrayRef shape, uint64_t seed,
+                         const at::TensorOptions& options = double_options()) {
+  return RandomSource(seed).normal(0, c10::multiply_integers(shape)).view(shape).to(options);
+}
+
+/// Gradients of different sizes, full of correlations.
+inline std::vector<at::Tensor> some_gradients(at::IntArrayRef shape, int64_t count,
+                                              uint64_t seed = 1) {
+  std::vector<at::Tensor> factors;
+  for (size_t i = 0; i < shape.size(); ++i) {
+    factors.push_back(torch::eye(shape[i], double_options()) +
+                      0.5 * normal({shape[i], shape[i]}, seed + 100 + i));
+  }
+  std::vector<at::Tensor> gradients;
+  for (int64_t t = 0; t < count; ++t) {
+    const double size = 0.5 + 0.1 * static_cast<double>(t % 7);
+    gradients.push_back(size * multiplied(normal(shape, seed + 1000 + t), factors));
+  }
+  return gradients;
+}
+
+/// A parameter, and the optimizer that moves it along given gradients.
+struct Replay {
+  Replay(const at::Tensor& start, const optim::EstimatorFactory& estimator,
+         const optim::PreconditionedOptions& options)
+      : parameter(start.clone().requires_grad_()),
+        optimizer({NamedTensor{"w", parameter}}, estimator, options) {}
+
+  /// The parameter after one step.
+  at::Tensor step(const at::Tensor& gradient) {
+    parameter.mutable_grad() = gradient.to(parameter.options().requires_grad(false));
+    optimizer.step(torch::optim::Optimizer::LossClosure());
+    return parameter.detach().clone();
+  }
+
+  at::Tensor parameter;
+  optim::Preconditioned optimizer;
+};
+
+/// Whether a run that is saved after `before` steps and loaded by a new optimizer goes on bit for
+/// bit.
+inline bool resumes(const at::Tensor& start, const optim::EstimatorFactory& estimator,
+                    const optim::PreconditionedOptions& options,
+                    const std::vector<at::Tensor>& gradients, size_t before) {
+  Replay whole(start, estimator, options);
+  for (size_t t = 0; t < before; ++t) whole.step(gradients[t]);
+  const Archive archive = whole.optimizer.save();
+  // The second optimizer has been elsewhere, so that what it keeps beside its state would show.
+  Replay resumed(whole.parameter.detach(), estimator, options);
+  resumed.step(gradients.back());
+  resumed.optimizer.load(archive);
+  {
+    const at::NoGradGuard no_grad;
+    resumed.parameter.copy_(whole.parameter);
+  }
+  bool equal = true;
+  for (size_t t = before; t < gradients.size(); ++t) {
+    equal = equal && whole.step(gradients[t]).equal(resumed.step(gradients[t]));
+  }
+  return equal;
+}
+
+}  // namespace curvature::testing
