@@ -17,6 +17,8 @@ const std::vector<OptimizerEntry>& optimizer_entries() {
     for (const auto& family : {
              &first_order_optimizers,
              &shampoo_family_optimizers,
+             &inverse_free_optimizers,
+             &model_based_optimizers,
          }) {
       const std::vector<OptimizerEntry> members = family();
       entries.insert(entries.end(), members.begin(), members.end());

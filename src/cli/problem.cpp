@@ -112,12 +112,13 @@ DatasetPtr make_data(TensorList inputs, at::Tensor targets, const ProblemOptions
   return data;
 }
 
-EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options) {
+EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options,
+                        double weight_decay) {
   DatasetPtr data = make_data(problem.inputs, problem.targets, options);
   const Reduction reduction = options.reduction == "sum" ? Reduction::kSum : Reduction::kMean;
   try {
     return EmpiricalRisk(problem.model, losses().at(options.loss)(options), std::move(data),
-                         {.reduction = reduction});
+                         {.reduction = reduction, .weight_decay = weight_decay});
   } catch (const ModelError& error) {
     const std::string hint = options.dtype.empty() ? dtype_hint(problem) : std::string();
     throw ModelError(error.what() + hint);

@@ -38,7 +38,8 @@ at::Tensor read_examples(const std::string& name);
 
 /// The risk of a problem; runs the model on a few examples and checks the data.
 /// @throws ModelError, DataError, OptionError
-EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options);
+EmpiricalRisk make_risk(const Problem& problem, const ProblemOptions& options,
+                        double weight_decay = 0);
 
 /// Number of vectors in `[D]` or `[D, K]`.
 int64_t columns_of(const at::Tensor& vectors);

@@ -258,7 +258,9 @@ void run_train(const TrainOptions& options, const Invocation& invocation) {
 
   const auto warnings = std::make_shared<std::vector<std::string>>();
   std::optional<EmpiricalRisk> risk;
-  if (entry.from_risk) risk = make_risk(problem, options.problem);
+  // What needs the model has weight decay in the risk: in gradient, curvature and loss.
+  const double weight_decay = entry.from_risk ? values.number("weight_decay") : 0;
+  if (entry.from_risk) risk = make_risk(problem, options.problem, weight_decay);
   TrainedBy optimizer =
       make_optimizer(entry, values, problem, risk,
                      {.random = random.derive(kOptimizer),
@@ -281,7 +283,8 @@ void run_train(const TrainOptions& options, const Invocation& invocation) {
                     .learning_rate = learning_rate,
                     .schedule = schedule,
                     .order = std::move(order),
-                    .validation = validation_of(options, *risk),
+                    .validation = validation_of(
+                        options, weight_decay > 0 ? make_risk(problem, options.problem) : *risk),
                     .validate_every = options.validate_every.value_or(epoch),
                     .checkpoint_folder = options.checkpoint,
                     .checkpoint_every = options.checkpoint_every.value_or(epoch),

@@ -173,7 +173,7 @@ class PsgdKronEstimator : public CovarianceEstimator {
     for (size_t i = 0; i < factors_.size(); ++i) {
       if (!factors_[i].q.defined()) continue;
       const bool dense = factors_[i].is_dense();
-      grams[i] = dense ? mode_gram(r, i) : mode_squares(r, i);
+      grams[i] = dense ? mode_gram(r, i) : sum_other_modes(r * r, i);
       const double norm = dense ? spectral_norm(grams[i]) : grams[i].max().item<double>();
       CURVATURE_CHECK(std::isfinite(norm), NumericalError,
                       "psgd_kron_estimator: the preconditioned gradient of '{}' is too large for "

@@ -145,7 +145,7 @@ class SpectralFactorizedEstimator : public CovarianceEstimator {
     at::Tensor gram;
     if (factor.basis.defined()) gram = mode_gram(white, i).div_(others);
     at::Tensor change =
-        gram.defined() ? gram.diagonal().clone() : mode_squares(white, i).div_(others);
+        gram.defined() ? gram.diagonal().clone() : sum_other_modes(white * white, i).div_(others);
     change.sub_(change.mean()).mul_(rate);
     const double largest = change.abs().max().item<double>();
     if (largest > options_.max_log_change) change.mul_(options_.max_log_change / largest);

@@ -77,7 +77,7 @@ class DiagonalClass : public MatrixClass {
     return x * along_mode(k[0], mode, static_cast<size_t>(x.dim()));
   }
   Parts project_gram(const at::Tensor& x, size_t mode) const override {
-    return {mode_squares(x, mode)};
+    return {sum_other_modes(x * x, mode)};
   }
   Parts project_inner(const Parts& k) const override { return {k[0] * k[0]}; }
   double squared_norm(const Parts& k) const override { return squares(k[0]); }

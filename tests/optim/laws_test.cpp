@@ -196,7 +196,7 @@ BOOST_DATA_TEST_CASE(directions_are_a_power_of_the_operator, each_method, method
   options.learning_rate = 0;
   options.momentum.beta = 0;
   Preconditioned optimizer({{"w", w}}, method.estimator, options);
-  for (const at::Tensor& gradient : random_gradients({5, 4}, 9)) {
+  for (const at::Tensor& gradient : random_gradients({5, 4}, 10)) {
     w.mutable_grad() = gradient;
     optimizer.step();
   }
