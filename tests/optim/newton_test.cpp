@@ -153,8 +153,9 @@ BOOST_AUTO_TEST_CASE(hessian_frees_options_matter) {
   // Inputs of very different scales, products counted.
   const at::Tensor scales = at::logspace(0, 2, 20, 10, numbers({1}, 1).options());
   const auto products = [&](HessianFreeOptions options, int64_t steps) {
-    const EmpiricalRisk risk(Model::from_module(two_layers(false)), mean_squared_error(),
-                             tensor_dataset({numbers({9, 3}, 1) * scales}, numbers({9, 2}, 2), 9));
+    const EmpiricalRisk risk(
+        Model::from_module(seeded(torch::nn::Linear(20, 1), 5)), mean_squared_error(),
+        tensor_dataset({numbers({60, 20}, 1) * scales}, numbers({60, 1}, 2), 60));
     int64_t count = 0;
     options.curvature = [&count](const EmpiricalRisk& batch) -> OperatorPtr {
       const OperatorPtr g = ggn(batch);

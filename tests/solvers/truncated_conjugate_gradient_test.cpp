@@ -19,7 +19,7 @@ double phi(const at::Tensor& a, const at::Tensor& b, const at::Tensor& x) {
   return (0.5 * x.dot(a.mv(x)) - b.dot(x)).item<double>();
 }
 
-double norm(const at::Tensor& x) { return x.norm().item<double>(); }
+double length(const at::Tensor& x) { return x.norm().item<double>(); }
 
 }  // namespace
 
@@ -71,17 +71,17 @@ BOOST_AUTO_TEST_CASE(ends_where_progress_is_small) {
 
 BOOST_AUTO_TEST_CASE(stops_at_the_boundary_of_the_ball) {
   const at::Tensor a = with_eigenvalues(numbers(1, 50, 20)), b = numbers(-1, 2, 20);
-  const double whole = norm(at::linalg_solve(a, b));
+  const double whole = length(at::linalg_solve(a, b));
   for (const double part : {1e-3, 0.3, 0.9}) {
     const auto result = truncated_conjugate_gradient(
         DenseOperator(a), b, {.relative_residual = 1e-12, .radius = part * whole});
     BOOST_TEST((result.end == TruncatedCgEnd::kBoundary));
-    BOOST_TEST(norm(result.iterates.back()) == part * whole, boost::test_tools::tolerance(1e-12));
+    BOOST_TEST(length(result.iterates.back()) == part * whole, boost::test_tools::tolerance(1e-12));
     BOOST_TEST(result.values.back() == phi(a, b, result.iterates.back()),
                boost::test_tools::tolerance(1e-10));
     // At least as good as the best step along the gradient (the Cauchy point).
     const double cauchy =
-        std::min(b.dot(b).item<double>() / b.dot(a.mv(b)).item<double>(), part * whole / norm(b));
+        std::min(b.dot(b).item<double>() / b.dot(a.mv(b)).item<double>(), part * whole / length(b));
     BOOST_TEST(result.values.back() <= phi(a, b, cauchy * b) + 1e-14);
   }
   const auto inside = truncated_conjugate_gradient(
@@ -94,7 +94,7 @@ BOOST_AUTO_TEST_CASE(negative_curvature) {
   const auto bounded =
       truncated_conjugate_gradient(DenseOperator(a), b, {.relative_residual = 1e-10, .radius = 50});
   BOOST_TEST((bounded.end == TruncatedCgEnd::kNegativeCurvature));
-  BOOST_TEST(norm(bounded.iterates.back()) == 50, boost::test_tools::tolerance(1e-12));
+  BOOST_TEST(length(bounded.iterates.back()) == 50, boost::test_tools::tolerance(1e-12));
   const auto free = truncated_conjugate_gradient(DenseOperator(a), b, {});
   BOOST_TEST((free.end == TruncatedCgEnd::kNegativeCurvature));
   BOOST_TEST(free.iterates.size() == 1U);
@@ -103,7 +103,7 @@ BOOST_AUTO_TEST_CASE(negative_curvature) {
   // With the first direction already: x stays at zero.
   const at::Tensor down = -torch::eye(3, double_options());
   const auto none = truncated_conjugate_gradient(DenseOperator(down), numbers(1, 2, 3), {});
-  BOOST_TEST(norm(none.iterates.back()) == 0);
+  BOOST_TEST(length(none.iterates.back()) == 0);
   BOOST_TEST(none.iterations == 0);
 }
 
@@ -114,7 +114,7 @@ BOOST_AUTO_TEST_CASE(nothing_to_do_and_wrong_use) {
   const auto zero =
       truncated_conjugate_gradient(operation, torch::zeros({4}, double_options()), {});
   BOOST_TEST((zero.end == TruncatedCgEnd::kResidual));
-  BOOST_TEST(norm(zero.iterates.back()) == 0);
+  BOOST_TEST(length(zero.iterates.back()) == 0);
   const auto solve = [&](const TruncatedCgOptions& options, const at::Tensor& start = {}) {
     return truncated_conjugate_gradient(operation, b, options, start);
   };
