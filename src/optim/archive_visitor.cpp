@@ -8,7 +8,8 @@
 namespace curvature::optim {
 
 void ArchiveWriter::tensor(const std::string& name, at::Tensor& value) {
-  if (value.defined()) archive_->tensors[prefix_ + name] = value.detach().clone();
+  if (value.defined())
+    archive_->tensors[prefix_ + name] = value.detach().clone(at::MemoryFormat::Contiguous);
 }
 
 void ArchiveWriter::count(const std::string& name, int64_t& value) {

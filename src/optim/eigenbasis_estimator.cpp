@@ -126,7 +126,7 @@ bool EigenbasisEstimator::start(const at::Tensor& gradient) {
     mode.factor =
         mode_gram(gradient, i) * (1 - settings_.factor_beta) / (fits_divergence() ? size : 1.0);
     if (const auto eigen = solve_(mode.factor, i)) {
-      mode.basis = eigen->vectors;
+      mode.basis = eigen->vectors.contiguous();
       mode.factor = at::diag_embed(eigen->values);
     }
   }
@@ -274,7 +274,9 @@ void EigenbasisEstimator::sort_columns(size_t i, const Follower& follower) {
 
 void EigenbasisEstimator::rotate(size_t i, const at::Tensor& rotation, const Follower& follower) {
   Mode& mode = modes_[i];
-  mode.basis = mode.basis.defined() ? detail::matrix_product(mode.basis, rotation) : rotation;
+  // Contiguous, as it is after loading: rounding depends on the layout.
+  mode.basis =
+      mode.basis.defined() ? detail::matrix_product(mode.basis, rotation) : rotation.contiguous();
   constexpr int64_t kBetweenCorrections = 64;
   mode.rotations += 1;
   if (mode.rotations % kBetweenCorrections == 0) mode.basis = orthogonalized(mode.basis);

@@ -42,7 +42,7 @@ const ScaledTensor& Momentum::operator()(const at::Tensor& x) {
 
 void Momentum::transform(const std::function<at::Tensor(const at::Tensor&)>& map) {
   const bool shared = last_.tensor.is_same(average_);
-  if (average_.defined()) average_ = map(average_);
+  if (average_.defined()) average_ = map(average_).contiguous();
   if (shared) {
     last_.tensor = average_;
   } else if (last_.tensor.defined()) {

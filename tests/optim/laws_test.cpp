@@ -93,8 +93,11 @@ BOOST_DATA_TEST_CASE(a_quadratic_goes_to_its_minimum, each_method, method) {
   BOOST_TEST(number(loss()) < 1e-4 * before);
 }
 
-BOOST_DATA_TEST_CASE(a_loaded_state_continues_bit_for_bit, each_method, method) {
-  Parameters whole, half;
+/// Also where the layout of a matrix shows in the rounding.
+BOOST_DATA_TEST_CASE(a_loaded_state_continues_bit_for_bit,
+                     each_method* boost::unit_test::data::make({at::kDouble, at::kFloat}), method,
+                     dtype) {
+  Parameters whole(dtype), half(dtype);
   PreconditionedOptions options = with_decay(method.options, 0.1);
   Preconditioned straight(whole.named, method.estimator, options);
   run(straight, whole, 0, 11);
