@@ -106,8 +106,10 @@ void Preconditioned::add_group(ParameterGroup group) {
                     megabytes(bytes), megabytes(limit));
   }
   std::move(added.begin(), added.end(), std::back_inserter(members_));
-  add_param_group(
-      {std::move(tensors), std::make_unique<PreconditionedGroupOptions>(std::move(group.options))});
+  add_param_group(torch::optim::OptimizerParamGroup(std::move(tensors)));
+  // Afterwards: LibTorch gives options of a kind that it does not know the first group's values.
+  param_groups().back().set_options(
+      std::make_unique<PreconditionedGroupOptions>(std::move(group.options)));
 }
 
 /// One step for given gradients, one for each member; undefined ones are skipped.
