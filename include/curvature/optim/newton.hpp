@@ -24,7 +24,7 @@ using CurvatureFunction = std::function<OperatorPtr(const EmpiricalRisk& batch)>
 
 /// How `hessian_free` steps.
 struct HessianFreeOptions {
-  double learning_rate = 1;
+  double learning_rate = 1;          ///< part of the model's step that is taken
   double damping = 1;                ///< at the start
   double damping_factor = 1.5;       ///< by which it grows and shrinks
   double min_damping = 1e-9;         ///< it does not fall below
@@ -50,7 +50,7 @@ std::unique_ptr<Minimizer> hessian_free(const EmpiricalRisk& risk,
 
 /// How `levenberg_marquardt` steps.
 struct LevenbergMarquardtOptions {
-  double learning_rate = 1;
+  double learning_rate = 1;    ///< part of the model's step that is taken
   double damping = 1e-3;       ///< at the start
   double min_damping = 1e-12;  ///< it does not fall below
   double max_damping = 1e9;    ///< it does not rise above
@@ -58,7 +58,7 @@ struct LevenbergMarquardtOptions {
   /// (Levenberg): one backward pass per example and output more. Diagonal entries count at least a
   /// millionth of the largest.
   bool scale_by_diagonal = false;
-  int64_t max_cg_iterations = 250;
+  int64_t max_cg_iterations = 250;   ///< of an attempt
   double relative_residual = 1e-6;   ///< of conjugate gradients
   int64_t max_attempts = 10;         ///< in a step, each with more damping
   CurvatureFunction curvature = {};  ///< positive semidefinite; empty for `ggn`
@@ -72,13 +72,13 @@ std::unique_ptr<Minimizer> levenberg_marquardt(const EmpiricalRisk& risk,
 
 /// How `gradient_regularized_newton` steps.
 struct GradientRegularizedNewtonOptions {
-  double learning_rate = 1;
+  double learning_rate = 1;                             ///< part of the model's step that is taken
   DampingRule rule = DampingRule::kGradientNormalized;  ///< one of those with |g|
-  double damping = 1;         ///< first value of what the rule adapts: 1 / gamma, or H
-  double min_damping = 1e-9;  ///< it does not fall below
-  double max_damping = 1e9;   ///< it does not rise above
-  double exponent = 2.0 / 3;  ///< of `kSuperUniversal`
-  int64_t max_cg_iterations = 250;
+  double damping = 1;                ///< first value of what the rule adapts: 1 / gamma, or H
+  double min_damping = 1e-9;         ///< it does not fall below
+  double max_damping = 1e9;          ///< it does not rise above
+  double exponent = 2.0 / 3;         ///< of `kSuperUniversal`
+  int64_t max_cg_iterations = 250;   ///< of an attempt
   double relative_residual = 1e-8;   ///< of conjugate gradients
   int64_t max_attempts = 20;         ///< in a step
   CurvatureFunction curvature = {};  ///< symmetric, any approximation; empty for `hessian`
@@ -93,11 +93,11 @@ std::unique_ptr<Minimizer> gradient_regularized_newton(
 
 /// How `newton_cg` steps.
 struct NewtonCgOptions {
-  double learning_rate = 1;
-  double radius = 1;        ///< of the region that is trusted, at the start
-  double max_radius = 100;  ///< it does not grow beyond
-  double forcing = 0.5;     ///< conjugate gradients end at min(this, sqrt|g|) |g|
-  int64_t max_cg_iterations = 250;
+  double learning_rate = 1;          ///< part of the model's step that is taken
+  double radius = 1;                 ///< of the region that is trusted, at the start
+  double max_radius = 100;           ///< it does not grow beyond
+  double forcing = 0.5;              ///< conjugate gradients end at min(this, sqrt|g|) |g|
+  int64_t max_cg_iterations = 250;   ///< of an attempt
   double acceptance = 1e-4;          ///< least ratio of loss to model change of a step
   int64_t max_attempts = 20;         ///< in a step, each in a smaller region
   CurvatureFunction curvature = {};  ///< symmetric; empty for `hessian`
@@ -113,7 +113,7 @@ std::unique_ptr<Minimizer> newton_cg(const EmpiricalRisk& risk,
 
 /// How `cubic_newton` steps.
 struct CubicNewtonOptions {
-  double learning_rate = 1;
+  double learning_rate = 1;       ///< part of the model's step that is taken
   double cubic_coefficient = 1;   ///< M at the start: a Lipschitz constant of the Hessian
   double min_coefficient = 1e-9;  ///< it does not fall below
   double max_coefficient = 1e12;  ///< it does not rise above

@@ -183,7 +183,9 @@ class Preconditioned : public torch::optim::Optimizer, public Minimizer {
 
   Archive save() const override;
   void load(const Archive& archive) override;
+  /// For `torch::save`: the same content.
   void save(torch::serialize::OutputArchive& archive) const override;
+  /// For `torch::load`. @throws DataError as the other
   void load(torch::serialize::InputArchive& archive) override;
   int64_t state_bytes() const override;
 

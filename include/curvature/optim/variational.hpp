@@ -25,13 +25,13 @@ namespace curvature::optim {
 
 /// How `vogn` steps.
 struct VognOptions {
-  double learning_rate = 1e-2;
-  double momentum = 0.9;       ///< m <- momentum m + gradient
-  double decay = 0.99;         ///< of the squared gradients' average
-  double prior_precision = 1;  ///< of each weight
-  double temperature = 1;      ///< of the KL divergence
-  double damping = 1e-7;       ///< added to the precision's average, in its units
-  int64_t mc_samples = 1;      ///< of the weights in a step; 0: none, the mean itself (OGN)
+  double learning_rate = 1e-2;  ///< what directions are multiplied by
+  double momentum = 0.9;        ///< m <- momentum m + gradient
+  double decay = 0.99;          ///< of the squared gradients' average
+  double prior_precision = 1;   ///< of each weight
+  double temperature = 1;       ///< of the KL divergence
+  double damping = 1e-7;        ///< added to the precision's average, in its units
+  int64_t mc_samples = 1;       ///< of the weights in a step; 0: none, the mean itself (OGN)
   /// N; empty: the number of examples of the risk.
   std::optional<int64_t> num_examples{};
   RandomSource random{};  ///< of the weights, told apart by the number of the step
@@ -44,7 +44,7 @@ std::unique_ptr<Minimizer> vogn(const EmpiricalRisk& risk, const VognOptions& op
 
 /// How `noisy_kfac` steps.
 struct NoisyKfacOptions {
-  double learning_rate = 1e-2;
+  double learning_rate = 1e-2;      ///< what directions are multiplied by
   double momentum = 0.9;            ///< m <- momentum m + gradient
   double decay = 0.95;              ///< of the factors' averages, at every sample
   int64_t statistics_interval = 1;  ///< samples from one update of the factors to the next

@@ -12,7 +12,7 @@ namespace curvature {
 
 /// When conjugate gradients on a quadratic model end; the first criterion that is met.
 struct TruncatedCgOptions {
-  int64_t max_iterations = 250;
+  int64_t max_iterations = 250;  ///< at most
   double relative_residual = 0;  ///< |b - A x| at most this part of |b|
   /// Martens's eps: after i > k iterations phi is negative and its decrease over the last k =
   /// max(10, ceil(i / 10)) of them was less than k eps |phi|; 0: never.
@@ -37,8 +37,8 @@ enum class TruncatedCgEnd {
 struct TruncatedCgResult {
   std::vector<at::Tensor> iterates;  ///< kept ones `[n]`, in order; the last one is the result
   std::vector<double> values;        ///< phi of each
-  TruncatedCgEnd end = TruncatedCgEnd::kMaxIterations;
-  int64_t iterations = 0;  ///< each one product
+  TruncatedCgEnd end = TruncatedCgEnd::kMaxIterations;  ///< see there
+  int64_t iterations = 0;                               ///< each one product
 };
 
 /// Decreases phi by preconditioned conjugate gradients from `start` (zero if undefined), as Newton
