@@ -3,8 +3,6 @@
 #include <fnmatch.h>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/clamp.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/sqrt.h>
 #include <ATen/ops/zeros_like.h>
@@ -169,7 +167,7 @@ at::Tensor Preconditioned::Member::direction(const at::Tensor& gradient) {
   if (!joined.defined()) return joined;
   joined = joined.to(parameter.scalar_type()).reshape(parameter.sizes());
   clip(joined, options.clip);
-  if (options.weight_decay.kind == WeightDecay::kDirection) {
+  if (options.weight_decay.kind == WeightDecay::kDirection && options.weight_decay.decay != 0) {
     joined.add_(parameter, options.weight_decay.decay);
   }
   const ScaledTensor& summed = after(joined);

@@ -157,15 +157,15 @@ void Preconditioned::step_adam(const TensorList& gradients) {
   struct Lists {
     TensorList parameters, gradients, averages, squares, steps;
     std::vector<Member*> members;
-    double decay = 0, beta1 = 0;
+    double decay = 0;  // one for a group
   };
-  std::map<std::tuple<size_t, double, double, at::ScalarType>, Lists> batches;
+  std::map<std::tuple<size_t, double, double, double, at::ScalarType>, Lists> batches;
   for (size_t i = 0; i < gradients.size(); ++i) {
     Member& member = *members_[i];
     const auto state = member.fused_state();
     if (!gradients[i].defined() || !state) continue;
-    Lists& lists =
-        batches[{member.group, state->beta2, state->epsilon, member.parameter.scalar_type()}];
+    Lists& lists = batches[{member.group, member.options.momentum.beta, state->beta2,
+                            state->epsilon, member.parameter.scalar_type()}];
     Momentum& momentum = member.parts.front().before;
     at::Tensor& square = *state->second_moment;
     if (!square.defined())
@@ -181,12 +181,11 @@ void Preconditioned::step_adam(const TensorList& gradients) {
         at::full({}, *state->num_steps, member.parameter.options().dtype(at::kFloat)));
     lists.members.push_back(&member);
     lists.decay = member.options.weight_decay.decay;
-    lists.beta1 = member.options.momentum.beta;
   }
   for (auto& [key, lists] : batches) {
-    const auto& [group, beta2, epsilon, dtype] = key;
+    const auto& [group, beta1, beta2, epsilon, dtype] = key;
     at::_fused_adamw_(lists.parameters, lists.gradients, lists.averages, lists.squares, {},
-                      lists.steps, rate_of(group), lists.beta1, beta2, lists.decay, epsilon,
+                      lists.steps, rate_of(group), beta1, beta2, lists.decay, epsilon,
                       /*amsgrad=*/false, /*maximize=*/false);
     for (Member* member : lists.members) member->update_average();
   }

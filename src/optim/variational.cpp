@@ -166,20 +166,24 @@ class VariationalNewton final : public detail::ModelMinimizer {
   int64_t steps_ = 0;
 };
 
+/// What both methods have.
+template <class Options>
+VariationalOptions common_options(const Options& options) {
+  return {.learning_rate = options.learning_rate,
+          .momentum = options.momentum,
+          .prior_precision = options.prior_precision,
+          .temperature = options.temperature,
+          .damping = options.damping,
+          .mc_samples = options.mc_samples,
+          .num_examples = options.num_examples,
+          .random = options.random};
+}
+
 }  // namespace
 
 std::unique_ptr<Minimizer> vogn(const EmpiricalRisk& risk, const VognOptions& options) {
-  return std::make_unique<VariationalNewton>(
-      risk, "vogn",
-      VariationalOptions{.learning_rate = options.learning_rate,
-                         .momentum = options.momentum,
-                         .prior_precision = options.prior_precision,
-                         .temperature = options.temperature,
-                         .damping = options.damping,
-                         .mc_samples = options.mc_samples,
-                         .num_examples = options.num_examples,
-                         .random = options.random},
-      detail::squared_gradient_source(risk, options.decay));
+  return std::make_unique<VariationalNewton>(risk, "vogn", common_options(options),
+                                             detail::squared_gradient_source(risk, options.decay));
 }
 
 std::unique_ptr<Minimizer> noisy_kfac(const EmpiricalRisk& risk, const NoisyKfacOptions& options) {
@@ -188,15 +192,7 @@ std::unique_ptr<Minimizer> noisy_kfac(const EmpiricalRisk& risk, const NoisyKfac
                            .fallback = options.fallback,
                            .random = options.random.derive(kStatistics)};
   return std::make_unique<VariationalNewton>(
-      risk, "noisy-kfac",
-      VariationalOptions{.learning_rate = options.learning_rate,
-                         .momentum = options.momentum,
-                         .prior_precision = options.prior_precision,
-                         .temperature = options.temperature,
-                         .damping = options.damping,
-                         .mc_samples = options.mc_samples,
-                         .num_examples = options.num_examples,
-                         .random = options.random},
+      risk, "noisy-kfac", common_options(options),
       detail::kfac_source(risk, layers,
                           {.decay = options.decay,
                            .statistics_interval = options.statistics_interval,

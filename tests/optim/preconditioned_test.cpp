@@ -280,6 +280,30 @@ BOOST_AUTO_TEST_CASE(names_choose_the_way) {
   BOOST_TEST(close(b.detach(), d.start - kRate * d.gradients[0].sign(), {.relative = 1e-6}));
 }
 
+/// Matrices by a route and vectors by the fallback are both Adam's here, with different momenta.
+BOOST_AUTO_TEST_CASE(the_fallback_has_a_momentum_of_its_own) {
+  const Descent d;
+  at::Tensor a = d.start.clone().requires_grad_();
+  at::Tensor b = d.start[0].clone().requires_grad_();
+  PreconditionedOptions options = plain();
+  options.momentum.beta = 0.5;
+  options.fallback_momentum = MomentumOptions{.beta = 0.9};
+  Preconditioned optimizer({{"a", a}, {"b", b}}, adam_estimator(), options);
+  PreconditionedOptions slow = plain();
+  slow.momentum.beta = 0.9;
+  PreconditionedOptions fast = plain();
+  fast.momentum.beta = 0.5;
+  std::vector<at::Tensor> rows;
+  for (const at::Tensor& gradient : d.gradients) {
+    rows.push_back(gradient[0].clone());
+    a.mutable_grad() = gradient;
+    b.mutable_grad() = rows.back();
+    optimizer.step();
+  }
+  BOOST_TEST(close(a.detach(), trajectory(adam_estimator(), fast, d.start, d.gradients)[-1]));
+  BOOST_TEST(close(b.detach(), trajectory(adam_estimator(), slow, d.start[0], rows)[-1]));
+}
+
 BOOST_AUTO_TEST_CASE(groups_and_schedulers_of_libtorch_work) {
   const Descent d;
   at::Tensor a = d.start.clone().requires_grad_(), b = d.start.clone().requires_grad_();

@@ -1,5 +1,3 @@
-#include <algorithm>
-
 #include <curvature/optim/muon_estimator.hpp>
 #include <curvature/optim/psgd_kron_estimator.hpp>
 #include <curvature/optim/sirf_estimator.hpp>
@@ -7,6 +5,7 @@
 
 #include "cli/optimizers/families.hpp"
 #include "cli/optimizers/shell.hpp"
+#include "cli/optimizers/words.hpp"
 
 namespace curvature::cli {
 namespace {
@@ -38,6 +37,10 @@ void set_momentum(optim::PreconditionedOptions& options, const optim::MomentumOp
   options.fallback_momentum = optim::MomentumOptions();
 }
 
+const Words<optim::PsgdGeometry> kGeometries = {{"q0.5eq1.5", optim::PsgdGeometry::kQHalfEq},
+                                                {"quad", optim::PsgdGeometry::kQuad},
+                                                {"qeq", optim::PsgdGeometry::kQeq}};
+
 OptimizerEntry psgd_kron() {
   OptimizerOptions steps = with_default(step_options(), "clip_rms", "2");
   steps = with_default(std::move(steps), "clip_max", "10");
@@ -49,17 +52,13 @@ OptimizerEntry psgd_kron() {
                number_option("lipschitz_decay", 0.9, "of the bound that it is divided by"),
                number_option("momentum", 0.9, "largest weight of earlier gradients"),
                number_option("max_skew", 1, "axes with d^2 above this times D are diagonal"),
-               choice_option("geometry", {"q0.5eq1.5", "quad", "qeq"}, "how a factor moves"),
-               refresh_option()}}),
+               choice("geometry", kGeometries, "how a factor moves"), refresh_option()}}),
       [](const OptionValues& values, const OptimizerContext&) {
-        const std::string& word = values.word("geometry");
         return optim::psgd_kron_estimator(
             {.preconditioner_rate = values.number("preconditioner_rate"),
              .lipschitz_decay = values.number("lipschitz_decay"),
              .max_skew = values.number("max_skew"),
-             .geometry = word == "quad"  ? optim::PsgdGeometry::kQuad
-                         : word == "qeq" ? optim::PsgdGeometry::kQeq
-                                         : optim::PsgdGeometry::kQHalfEq,
+             .geometry = chosen(values, "geometry", kGeometries),
              .refresh_interval = values.integer("refresh_interval")});
       },
       [](optim::PreconditionedOptions& options, const OptionValues& values) {
@@ -68,25 +67,16 @@ OptimizerEntry psgd_kron() {
       });
 }
 
-const std::vector<std::pair<std::string, FactorStructure>> kStructures = {
-    {"dense", FactorStructure::kDense},
-    {"diagonal", FactorStructure::kDiagonal},
-    {"block-diagonal", FactorStructure::kBlockDiagonal},
-    {"lower-triangular", FactorStructure::kLowerTriangular},
-    {"upper-triangular", FactorStructure::kUpperTriangular},
-    {"lower-toeplitz", FactorStructure::kLowerToeplitz},
-    {"upper-toeplitz", FactorStructure::kUpperToeplitz},
-    {"hierarchical", FactorStructure::kHierarchical}};
-
-FactorStructure structure_of(const std::string& word) {
-  return std::find_if(kStructures.begin(), kStructures.end(),
-                      [&](const auto& item) { return item.first == word; })
-      ->second;
-}
+const Words<FactorStructure> kStructures = {{"dense", FactorStructure::kDense},
+                                            {"diagonal", FactorStructure::kDiagonal},
+                                            {"block-diagonal", FactorStructure::kBlockDiagonal},
+                                            {"lower-triangular", FactorStructure::kLowerTriangular},
+                                            {"upper-triangular", FactorStructure::kUpperTriangular},
+                                            {"lower-toeplitz", FactorStructure::kLowerToeplitz},
+                                            {"upper-toeplitz", FactorStructure::kUpperToeplitz},
+                                            {"hierarchical", FactorStructure::kHierarchical}};
 
 OptimizerEntry sirf_shampoo() {
-  std::vector<std::string> structures;
-  for (const auto& [word, structure] : kStructures) structures.push_back(word);
   return shell_entry(
       "sirf-shampoo", "Shampoo without roots and inverses, for gradients of a mean loss",
       joined({without(step_options(), "decay"),
@@ -96,7 +86,7 @@ OptimizerEntry sirf_shampoo() {
                number_option("alpha2", 0.5, "decay of the factors' own directions"),
                number_option("damping", 1e-3, "added to the curvature"),
                integer_option("batch_size", 1, "examples in the mean"), refresh_option(),
-               choice_option("structure", structures, "of the factors")}}),
+               choice("structure", kStructures, "of the factors")}}),
       [](const OptionValues& values, const OptimizerContext&) {
         return optim::sirf_estimator(
             {.batch_size = values.integer("batch_size"),
@@ -104,7 +94,7 @@ OptimizerEntry sirf_shampoo() {
              .alpha2 = values.number("alpha2"),
              .damping = values.number("damping"),
              .refresh_interval = values.integer("refresh_interval"),
-             .structure = {.kind = structure_of(values.word("structure"))}});
+             .structure = {.kind = chosen(values, "structure", kStructures)}});
       },
       [](optim::PreconditionedOptions& options, const OptionValues& values) {
         set_momentum(options, {.beta = values.number("alpha1"),

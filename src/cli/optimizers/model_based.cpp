@@ -6,6 +6,7 @@
 
 #include "cli/optimizers/families.hpp"
 #include "cli/optimizers/shell.hpp"
+#include "cli/optimizers/words.hpp"
 
 namespace curvature::cli {
 namespace {
@@ -13,10 +14,6 @@ namespace {
 using optim::DampingRule;
 using optim::LayerCurvature;
 using optim::StepSize;
-
-/// Enumerators by the words that choose them; the first is the default.
-template <class Enum>
-using Words = std::vector<std::pair<std::string, Enum>>;
 
 const Words<Fisher> kFishers = {{"mc", Fisher::kMonteCarlo},
                                 {"type-2", Fisher::kType2},
@@ -40,22 +37,6 @@ const Words<DampingRule> kGradientRules = {
     {"gradient-normalized", DampingRule::kGradientNormalized},
     {"adaptive-newton", DampingRule::kAdaptiveNewton},
     {"super-universal", DampingRule::kSuperUniversal}};
-
-template <class Enum>
-OptimizerOption choice(const std::string& name, const Words<Enum>& table,
-                       const std::string& description) {
-  std::vector<std::string> words;
-  for (const auto& [word, value] : table) words.push_back(word);
-  return choice_option(name, words, description);
-}
-
-template <class Enum>
-Enum chosen(const OptionValues& values, const std::string& name, const Words<Enum>& table) {
-  for (const auto& [word, value] : table) {
-    if (word == values.word(name)) return value;
-  }
-  throw std::logic_error("chosen: '" + values.word(name) + "' is not in the table of " + name);
-}
 
 using Maker = std::function<std::unique_ptr<optim::Minimizer>(
     const EmpiricalRisk&, const OptionValues&, const OptimizerContext&)>;

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "cli/optimizers/words.hpp"
+
 namespace curvature::cli {
 namespace {
 
@@ -10,10 +12,6 @@ using optim::Iterates;
 using optim::ShapePolicy;
 using optim::VectorPolicy;
 using optim::WeightDecay;
-
-/// Enumerators by the words that choose them; the first is the default.
-template <class Enum>
-using Words = std::vector<std::pair<std::string, Enum>>;
 
 const Words<WeightDecay> kDecays = {{"before", WeightDecay::kDecoupled},
                                     {"after", WeightDecay::kDecoupledAfter},
@@ -35,20 +33,9 @@ const Words<Graft> kGrafts = {{"none", Graft::kNone},
                               {"unit-rms", Graft::kUnitRms}};
 
 template <class Enum>
-OptimizerOption choice(const std::string& name, const Words<Enum>& table,
-                       const std::string& description) {
-  std::vector<std::string> words;
-  for (const auto& [word, value] : table) words.push_back(word);
-  return choice_option(name, words, description);
-}
-
-template <class Enum>
 void read(const OptionValues& values, const std::string& name, const Words<Enum>& table,
           Enum& value) {
-  if (!values.has(name)) return;
-  for (const auto& [word, enumerator] : table) {
-    if (word == values.word(name)) value = enumerator;
-  }
+  if (values.has(name)) value = chosen(values, name, table);
 }
 
 void read(const OptionValues& values, const std::string& name, double& value) {

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cli/optimizers/optimizer_entry.hpp"
+
+namespace curvature::cli {
+
+/// Enumerators by the words that choose them; the first is the default.
+template <class Enum>
+using Words = std::vector<std::pair<std::string, Enum>>;
+
+/// An option that takes one of the words.
+template <class Enum>
+OptimizerOption choice(const std::string& name, const Words<Enum>& table,
+                       const std::string& description) {
+  std::vector<std::string> words;
+  for (const auto& [word, value] : table) words.push_back(word);
+  return choice_option(name, words, description);
+}
+
+/// The enumerator that was chosen.
+template <class Enum>
+Enum chosen(const OptionValues& values, const std::string& name, const Words<Enum>& table) {
+  for (const auto& [word, value] : table) {
+    if (word == values.word(name)) return value;
+  }
+  throw std::logic_error("chosen: '" + values.word(name) + "' is not in the table of " + name);
+}
+
+}  // namespace curvature::cli
