@@ -5,7 +5,6 @@
 #include <ATen/ops/diag_embed.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/pow.h>
@@ -20,6 +19,7 @@
 #include "layerwise/gram.hpp"
 #include "optim/eigenbasis_estimator.hpp"
 #include "optim/mode_algebra.hpp"
+#include "optim/orthogonal_factor.hpp"
 
 namespace curvature::optim {
 namespace {
@@ -252,11 +252,10 @@ at::Tensor EigenbasisEstimator::rotation_of(size_t i, const Follower& follower) 
   }
   if (settings_.sorts) sort_columns(i, follower);
   // The orthogonal factor of S Q = Q (Q^T S Q) is Q times that of Q^T S Q.
-  auto [rotation, triangle] = at::linalg_qr(mode.factor);
-  const at::Tensor turned = detail::matrix_product(triangle, rotation);
-  mode.factor = (turned + turned.t()) * 0.5;
+  const QrFactors factors = qr(mode.factor);
+  mode.factor = symmetric_product(factors);
   if (exact) mode.eigenvalues = mode.factor.diagonal().clone();
-  return rotation;
+  return factors.orthogonal;
 }
 
 /// Columns by descending diagonal, with everything that is along them.

@@ -1,0 +1,76 @@
+#include "optim/orthogonal_factor.hpp"
+
+#include <torch/torch.h>
+
+#include <boost/test/data/test_case.hpp>
+#include <boost/test/unit_test.hpp>
+
+#include "support/tensor_close.hpp"
+
+namespace curvature::testing {
+namespace {
+
+namespace data = boost::unit_test::data;
+using optim::QrFactors;
+
+/// Sizes on both sides of where blocks begin, and such that the last block is full, short or one.
+const auto kSizes = data::make({1, 7, 480, 481, 577, 650});
+
+at::Tensor gram(int64_t n, int64_t rank, at::ScalarType dtype) {
+  torch::manual_seed(0);
+  const at::Tensor x = torch::randn({n, rank}, torch::kDouble);
+  return x.matmul(x.t()).div(static_cast<double>(rank)).to(dtype);
+}
+
+double relative_error(const at::Tensor& a, const at::Tensor& b) {
+  return (a.to(torch::kDouble) - b.to(torch::kDouble)).norm().item<double>() /
+         b.to(torch::kDouble).norm().item<double>();
+}
+
+/// That Q is orthogonal, R triangular and Q R the matrix, to rounding.
+void check_factors(const QrFactors& factors, const at::Tensor& matrix) {
+  const at::Tensor q = factors.orthogonal.to(torch::kDouble);
+  const at::Tensor identity = torch::eye(matrix.size(0), torch::kDouble);
+  BOOST_TEST((q.t().matmul(q) - identity).abs().max().item<double>() < 1e-5);
+  BOOST_TEST(torch::equal(factors.triangle, factors.triangle.triu()));
+  const at::Tensor error = q.matmul(factors.triangle.to(torch::kDouble)) - matrix;
+  BOOST_TEST(error.norm().item<double>() <= 3e-6 * matrix.norm().item<double>());
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(orthogonal_factor_test)
+
+BOOST_DATA_TEST_CASE(the_factors_make_the_matrix, kSizes, n) {
+  check_factors(optim::qr(gram(n, 2 * n, torch::kFloat)), gram(n, 2 * n, torch::kFloat));
+}
+
+BOOST_DATA_TEST_CASE(singular_matrices_have_orthogonal_factors, data::make({480, 577}), n) {
+  check_factors(optim::qr(gram(n, n / 3, torch::kFloat)), gram(n, n / 3, torch::kFloat));
+  const at::Tensor diagonal = torch::arange(n, torch::kFloat).diag();
+  check_factors(optim::qr(diagonal), diagonal);
+  check_factors(optim::qr(torch::zeros({n, n})), torch::zeros({n, n}));
+}
+
+BOOST_DATA_TEST_CASE(blocks_find_the_factors_of_float64, data::make({480, 577}), n) {
+  // Unique up to the signs of the columns, if the matrix is far from singular.
+  const at::Tensor matrix = gram(n, 8 * n, torch::kDouble);
+  const auto [q, r] = torch::linalg_qr(matrix);
+  const QrFactors blocked = optim::qr(matrix.to(torch::kFloat));
+  const at::Tensor signs = r.diagonal().sign() * blocked.triangle.diagonal().sign();
+  BOOST_TEST(relative_error(blocked.orthogonal * signs, q) < 1e-4);
+  BOOST_TEST(relative_error(blocked.triangle * signs.unsqueeze(1), r) < 1e-5);
+}
+
+BOOST_DATA_TEST_CASE(the_symmetric_product_is_r_q, kSizes, n) {
+  for (const auto dtype : {torch::kFloat, torch::kDouble}) {
+    const QrFactors factors = optim::qr(gram(n, 2 * n, dtype));
+    const at::Tensor expected = factors.triangle.matmul(factors.orthogonal);
+    const at::Tensor lower = optim::symmetric_product(factors).tril();
+    BOOST_TEST(relative_error(lower, expected.tril()) < (dtype == torch::kFloat ? 1e-5 : 1e-13));
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+}  // namespace curvature::testing
