@@ -40,6 +40,18 @@ bool is_finite(const Parts& parts) {
                      [](const at::Tensor& part) { return at::isfinite(part).all().item<bool>(); });
 }
 
+/// What random numbers are for; statistics have the source itself and a purpose of theirs.
+constexpr uint64_t kRounding = 2;
+
+/// x in bfloat16, up or down at random so that the mean is x: with noise `[n]` uniform in [0, 1)
+/// added to the half of a single precision number's bits that is cut off. Zeros stay.
+at::Tensor randomly_rounded(const at::Tensor& x, const at::Tensor& noise) {
+  constexpr int64_t kCut = int64_t{1} << 16;
+  const at::Tensor bits = x.to(at::kFloat).contiguous().view(at::kInt);
+  const at::Tensor carry = (noise * kCut).to(bits.options()).view(bits.sizes());
+  return (bits + carry).bitwise_and(-kCut).view(at::kFloat).to(at::kBFloat16);
+}
+
 /// t(K^T K)
 double mean_square(const InverseFactor& factor) {
   return factor.structure->squared_norm(factor.k) / static_cast<double>(factor.structure->size());
@@ -202,10 +214,18 @@ class Singd final : public detail::ModelMinimizer {
       InverseBlock& block = blocks[i];
       const InverseBlock old = block;
       const bool is_coupled = block.has_layer() && !options_.kfac_like;
+      uint64_t stream = 2 * i;
       const auto moved_beside = [&](const InverseFactor& factor, FactorSample& sample,
                                     double curvature_scale, double damping_scale) {
-        return moved(factor, std::move(sample.projected), is_coupled ? curvature_scale : 1,
-                     damping * (is_coupled ? damping_scale : 1), block.name);
+        const double scale = is_coupled ? curvature_scale : 1;
+        const double weight = damping * (is_coupled ? damping_scale : 1);
+        check_range(scale, weight, sample.projected.front().scalar_type(), block.name);
+        InverseFactor result = moved(factor, std::move(sample.projected), scale, weight, stream++);
+        CURVATURE_CHECK(is_finite(result.k) && is_finite(result.direction), NumericalError,
+                        "{}: the factors of '{}' are out of range; use a smaller "
+                        "preconditioner_rate or a RateBound",
+                        name(), block.name);
+        return result;
       };
       if (block.has_layer()) {
         block.input = moved_beside(*old.input, *samples[i].input, samples[i].output.mean,
@@ -219,9 +239,8 @@ class Singd final : public detail::ModelMinimizer {
 
   /// K (I - rate m) with m <- alpha1 m + weight [scale H + damping Pi(K^T K) - I].
   InverseFactor moved(const InverseFactor& factor, Parts h, double scale, double damping,
-                      const std::string& block) const {
+                      uint64_t stream) const {
     const MatrixClass& structure = *factor.structure;
-    check_range(scale, damping, h.front().scalar_type(), block);
     const bool is_average = options_.rate_bound != RateBound::kNone;
     const double weight = (is_average ? 1 - options_.alpha1 : 1) / 2;
     const at::ScalarType dtype = h.front().scalar_type();
@@ -232,12 +251,26 @@ class Singd final : public detail::ModelMinimizer {
     Parts next = structure.product(k, h);
     scale_and_add(next, -rate_of(structure, h), k, 1);
     InverseFactor result = factor;
-    result.k = detail::parts_in(next, state_dtype());
+    result.k = rounded(next, stream);
     result.direction = detail::parts_in(h, state_dtype());
-    CURVATURE_CHECK(is_finite(result.k) && is_finite(result.direction), NumericalError,
-                    "{}: the factors of '{}' are not finite; use a smaller preconditioner_rate or "
-                    "a RateBound",
-                    name(), block);
+    return result;
+  }
+
+  /// To the nearest number but in bfloat16, where most steps of K are less than half of a number's
+  /// distance to the next and would be lost.
+  Parts rounded(const Parts& k, uint64_t stream) const {
+    if (state_dtype() != at::kBFloat16) return detail::parts_in(k, state_dtype());
+    int64_t count = 0;
+    for (const at::Tensor& part : k) count += part.numel();
+    const RandomSource random =
+        options_.random.derive(kRounding).derive(static_cast<uint64_t>(steps_));
+    const at::Tensor noise = random.uniform(stream, count).to(k.front().device());
+    Parts result;
+    int64_t begin = 0;
+    for (const at::Tensor& part : k) {
+      result.push_back(randomly_rounded(part, noise.narrow(0, begin, part.numel())));
+      begin += part.numel();
+    }
     return result;
   }
 

@@ -336,7 +336,7 @@ BOOST_AUTO_TEST_CASE(options_of_layerwise_methods_reach_them) {
   check(assignments({"weight_decay=0.1", "learning_rate=0.2", "momentum=0.3", "damping=0.4",
                      "preconditioner_rate=0.5", "rate_bound=largest-entry", "alpha1=0.6",
                      "kfac_like=true", "refresh_interval=2", "input_structure=hierarchical",
-                     "output_structure=upper-toeplitz", "dtype=bfloat16", "fisher=type-2",
+                     "output_structure=upper-toeplitz", "dtype=float32", "fisher=type-2",
                      "separate_bias=true", "weight_sharing=reduce", "fallback=diagonal"}),
         [](const EmpiricalRisk& risk) {
           return optim::singd(risk,
@@ -350,7 +350,7 @@ BOOST_AUTO_TEST_CASE(options_of_layerwise_methods_reach_them) {
                                .refresh_interval = 2,
                                .input_structure = {.kind = optim::FactorStructure::kHierarchical},
                                .output_structure = {.kind = optim::FactorStructure::kUpperToeplitz},
-                               .dtype = at::kBFloat16,
+                               .dtype = at::kFloat,
                                .fisher = Fisher::kType2,
                                .weight_sharing = WeightSharing::kReduce,
                                .separate_bias = true,

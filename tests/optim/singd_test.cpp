@@ -400,7 +400,7 @@ BOOST_AUTO_TEST_CASE(draws_are_told_apart_by_the_number_of_examples_seen) {
   options.refresh_interval = 1;
   const auto minimizer = singd(risk, options);
   for (const int64_t seen : {0, 9, 18}) {
-    at::Tensor c = at::eye(4, at::kDouble);
+    at::Tensor c = at::eye(4, parameters_of(risk).options());
     if (seen > 0) c = factor(*minimizer, "0.weight/output_0");
     minimizer->step(risk);
     KfacEstimator estimator(risk, layers);
@@ -425,8 +425,9 @@ BOOST_AUTO_TEST_CASE(weights_of_examples_count_them) {
     minimizer->step(risk.with_data(batch_dataset({{{x}, y, weights}})));
     return parameters_of(risk);
   };
-  const at::Tensor rows = at::tensor({0, 4, 7}), again = at::tensor({0, 4, 4, 7});
-  const at::Tensor weights = at::tensor({1, 2, 1}, at::kDouble);
+  const at::Tensor rows = at::tensor({0, 4, 7}).to(test_device()),
+                   again = at::tensor({0, 4, 4, 7}).to(test_device());
+  const at::Tensor weights = at::tensor({1, 2, 1}).to(test_device(), at::kDouble);
   BOOST_TEST(
       close(step(rows, weights, Reduction::kMean, 0.1), step(again, {}, Reduction::kMean, 0.1)));
   BOOST_TEST(
@@ -553,7 +554,7 @@ BOOST_AUTO_TEST_CASE(bfloat16_trains_where_it_breaks_kfac) {
   const auto kfac_loss = [&](bool rounded) {
     const EmpiricalRisk risk = problem();
     const auto [a, b] = kfac_factors(kfac(risk), 0);
-    at::Tensor damped_a = a.to(at::kDouble) + damping * at::eye(8, at::kDouble);
+    at::Tensor damped_a = a.to(at::kDouble) + damping * at::eye(8, inputs.options());
     if (rounded) damped_a = damped_a.to(at::kBFloat16).to(at::kDouble);
     const bool breaks = std::get<1>(at::linalg_cholesky_ex(damped_a)).item<int64_t>() != 0;
     BOOST_TEST(breaks == rounded);
@@ -594,6 +595,22 @@ BOOST_AUTO_TEST_CASE(bfloat16_trains_where_it_breaks_kfac) {
   BOOST_TEST(kfac_loss(true) > start);
   BOOST_TEST(singd_loss(std::nullopt) < 1e-8 * start);
   BOOST_TEST(singd_loss(at::kBFloat16) < 1e-8 * start);
+}
+
+BOOST_AUTO_TEST_CASE(small_steps_are_not_lost_in_bfloat16) {
+  // A rate of 0.003 moves entries of K by less than half of their distance to the next number.
+  // Rounded to the nearest, most would never move, and the step below would be wrong by 60 %.
+  const auto step_in = [](at::ScalarType dtype, FactorStructure kind) {
+    const EmpiricalRisk risk = regression(two_layers(false));
+    SingdOptions options = eager(0.1);
+    options.preconditioner_rate = 0.003;
+    options.input_structure = options.output_structure = small(kind);
+    options.dtype = dtype;
+    return step_after(3000, risk, options);
+  };
+  for (const FactorStructure kind : {FactorStructure::kDense, FactorStructure::kHierarchical}) {
+    BOOST_TEST(close(step_in(at::kBFloat16, kind), step_in(at::kDouble, kind), {0.05}));
+  }
 }
 
 BOOST_AUTO_TEST_SUITE_END()

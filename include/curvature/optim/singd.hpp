@@ -42,7 +42,7 @@ struct SingdOptions {
   WeightSharing weight_sharing = WeightSharing::kExpand;  ///< see there
   bool separate_bias = false;                             ///< a bias has a block of its own
   Fallback fallback = Fallback::kRefuse;  ///< of parameters that no layer rule covers
-  RandomSource random{};                  ///< of the statistics
+  RandomSource random{};                  ///< of statistics and rounding
 };
 
 /// SINGD: natural gradient whose inverse Kronecker factors K K^T and C C^T are learned directly, by
@@ -69,9 +69,13 @@ struct SingdOptions {
 ///
 /// A step costs a gradient and four products of a layer's gradient with its factors. A refresh
 /// costs a forward and a backward pass more, for each vector of `fisher`, and with R rows of inputs
-/// `[R, n]` the product of these with K and the part of a Gram matrix that the structure has: A
-/// and B are never made. In bfloat16 an entry moves if it is to change by a part of 2^-9: rates
-/// around 0.1 do, rates of 0.01 stop a few per cent early.
+/// `[R, n]` (of examples and positions) their product with K and the part of a Gram matrix that the
+/// structure has, 3 R n^2 operations for dense ones, and so for gradients: A and B are never made.
+///
+/// In bfloat16 K and C are rounded up or down at random with the right mean: most steps of rate
+/// 0.01 are less than half of a number's distance to the next, and rounding to the nearest would
+/// lose them. That takes a random number for each entry at a refresh. The program singd rounds to
+/// the nearest.
 /// @throws OptionError; steps throw NotSupportedError for a parameter that is not covered
 std::unique_ptr<Minimizer> singd(const EmpiricalRisk& risk, const SingdOptions& options = {});
 
