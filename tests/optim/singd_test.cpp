@@ -43,6 +43,14 @@ at::Tensor factor(const Minimizer& minimizer, const std::string& name) {
   return minimizer.save().tensors.at("factors/" + name);
 }
 
+/// Two workers that hold the same examples.
+class HeldTwice final : public Reducer {
+ public:
+  void sum(TensorList& contributions) const override {
+    for (at::Tensor& tensor : contributions) tensor = 2 * tensor;
+  }
+};
+
 /// A minimizer that only learns its factors, `steps` times, then takes one whole step.
 at::Tensor step_after(int steps, const EmpiricalRisk& risk, SingdOptions options) {
   options.learning_rate = 0;
@@ -432,6 +440,61 @@ BOOST_AUTO_TEST_CASE(weights_of_examples_count_them) {
       close(step(rows, weights, Reduction::kMean, 0.1), step(again, {}, Reduction::kMean, 0.1)));
   BOOST_TEST(
       close(step(rows, weights, Reduction::kSum, 0.1), step(again, {}, Reduction::kSum, 0.1)));
+}
+
+BOOST_AUTO_TEST_CASE(workers_add_up_what_they_see) {
+  // Two workers with the same examples see what one sees that has them twice.
+  const auto steps = [](bool workers, SingdOptions options) {
+    const torch::nn::Sequential net(torch::nn::Embedding(4, 3), torch::nn::Tanh(),
+                                    torch::nn::Flatten(), torch::nn::Linear(6, 2));
+    at::Tensor tokens = at::tensor({0, 1, 2, 3, 3, 1, 2, 2, 0, 3}).view({5, 2}).to(test_device());
+    at::Tensor targets = numbers({5, 2}, 2);
+    if (!workers) {
+      tokens = at::cat({tokens, tokens});
+      targets = at::cat({targets, targets});
+    }
+    const EmpiricalRisk risk(
+        Model::from_module(seeded(net, 3)), mean_squared_error(),
+        tensor_dataset({tokens}, targets, 5),
+        {.reducer = workers ? std::make_shared<HeldTwice>() : std::shared_ptr<HeldTwice>()});
+    options.refresh_interval = 1;
+    options.learning_rate = 0.1;
+    const auto minimizer = singd(risk, options);
+    for (int step = 0; step < 3; ++step) minimizer->step(risk);
+    return parameters_of(risk);
+  };
+  for (const Fisher fisher : {Fisher::kEmpirical, Fisher::kForwardOnly}) {
+    BOOST_TEST(close(steps(true, eager(0.1, fisher)), steps(false, eager(0.1, fisher))));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_layer_that_a_batch_does_not_use_keeps_its_factors) {
+  // An expert for positive first inputs; its part of the output is whole or missing.
+  const at::Tensor common = numbers({3, 2}, 5).requires_grad_();
+  const at::Tensor expert = numbers({3, 2}, 6).requires_grad_();
+  const at::Tensor inputs = numbers({8, 3}, 1).abs() + 0.1, targets = numbers({8, 2}, 2);
+  const auto forward = [=](const TensorList& x) {
+    const at::Tensor output = x[0].matmul(common);
+    const at::Tensor chosen = x[0].select(1, 0).gt(0);
+    if (!chosen.any().item<bool>()) return output;
+    return output + (x[0] * chosen.unsqueeze(1)).matmul(expert);
+  };
+  const EmpiricalRisk risk(Model(forward, {{"common", common}, {"expert", expert}}),
+                           mean_squared_error(), tensor_dataset({inputs}, targets, 8));
+  SingdOptions options = eager();
+  options.refresh_interval = 1;
+  const auto minimizer = singd(risk, options);
+  minimizer->step(risk);
+  const auto factors = [&](const std::string& name) {
+    return TensorList{factor(*minimizer, name + "/input_0"), factor(*minimizer, name + "/output_0"),
+                      factor(*minimizer, name + "/output_direction_0")};
+  };
+  const TensorList of_common = factors("common"), of_expert = factors("expert");
+  minimizer->step(risk.with_data(tensor_dataset({-inputs}, targets, 8)));
+  for (size_t i = 0; i < 3; ++i) {
+    BOOST_TEST(!at::equal(factors("common")[i], of_common[i]));
+    BOOST_TEST(at::equal(factors("expert")[i], of_expert[i]));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(structures_are_kept_and_counted) {
