@@ -21,7 +21,6 @@ namespace curvature::optim {
 namespace {
 
 using detail::BlockSample;
-using detail::FactorSample;
 using detail::InverseBlock;
 using detail::InverseFactor;
 using detail::LayerBlock;
@@ -165,8 +164,11 @@ class Singd final : public detail::ModelMinimizer {
     return options_.dtype.value_or(c10::typeMetaToScalarType(options().dtype()));
   }
 
+  /// The same for every batch: found by the first one, and kept with the risk.
   LayerPlan plan_of(const EmpiricalRisk& batch) const {
-    LayerPlan plan = curvature::detail::plan_layers(batch, layer_options(), batch.on(0));
+    const BatchRisk view = batch.on(0);
+    LayerPlan plan = curvature::detail::plan_layers(risk(), layer_options(),
+                                                    risk().on(view.batch(), view.first_example()));
     curvature::detail::refuse_uncovered(risk(), plan, layer_options());
     return plan;
   }
@@ -212,47 +214,53 @@ class Singd final : public detail::ModelMinimizer {
     for (size_t i = 0; i < blocks.size(); ++i) {
       if (!samples[i].is_used) continue;
       InverseBlock& block = blocks[i];
-      const InverseBlock old = block;
-      const bool is_coupled = block.has_layer() && !options_.kfac_like;
-      uint64_t stream = 2 * i;
-      const auto moved_beside = [&](const InverseFactor& factor, FactorSample& sample,
-                                    double curvature_scale, double damping_scale) {
-        const double scale = is_coupled ? curvature_scale : 1;
-        const double weight = damping * (is_coupled ? damping_scale : 1);
-        check_range(scale, weight, sample.projected.front().scalar_type(), block.name);
-        InverseFactor result = moved(factor, std::move(sample.projected), scale, weight, stream++);
-        CURVATURE_CHECK(is_finite(result.k) && is_finite(result.direction), NumericalError,
-                        "{}: the factors of '{}' are out of range; use a smaller "
-                        "preconditioner_rate or a RateBound",
-                        name(), block.name);
-        return result;
-      };
-      if (block.has_layer()) {
-        block.input = moved_beside(*old.input, *samples[i].input, samples[i].output.mean,
-                                   mean_square(old.output));
+      BlockSample& sample = samples[i];
+      Update of_input{.damping = damping, .stream = 2 * i};
+      Update of_output{.damping = damping, .stream = 2 * i + 1};
+      if (block.has_layer() && !options_.kfac_like) {
+        of_input.scale = sample.output.mean;
+        of_input.damping *= mean_square(block.output);
+        of_output.scale = sample.input->mean;
+        of_output.damping *= mean_square(*block.input);
       }
-      block.output =
-          moved_beside(old.output, samples[i].output, is_coupled ? samples[i].input->mean : 1,
-                       is_coupled ? mean_square(*old.input) : 1);
+      if (block.has_layer()) {
+        block.input = moved(*block.input, std::move(sample.input->projected), of_input, block.name);
+      }
+      block.output = moved(block.output, std::move(sample.output.projected), of_output, block.name);
     }
   }
 
+  /// What moves a factor besides its sample H: scale H + damping Pi(K^T K) - I.
+  struct Update {
+    double scale = 1;
+    double damping = 0;
+    uint64_t stream = 0;  ///< of random numbers
+  };
+
   /// K (I - rate m) with m <- alpha1 m + weight [scale H + damping Pi(K^T K) - I].
-  InverseFactor moved(const InverseFactor& factor, Parts h, double scale, double damping,
-                      uint64_t stream) const {
+  InverseFactor moved(const InverseFactor& factor, Parts h, const Update& update,
+                      const std::string& block) const {
     const MatrixClass& structure = *factor.structure;
     const bool is_average = options_.rate_bound != RateBound::kNone;
     const double weight = (is_average ? 1 - options_.alpha1 : 1) / 2;
     const at::ScalarType dtype = h.front().scalar_type();
+    check_range(update, dtype, block);
     const Parts k = detail::parts_in(factor.k, dtype);
-    scale_and_add(h, weight * scale, detail::parts_in(factor.direction, dtype), options_.alpha1);
-    if (damping != 0) scale_and_add(h, 1, structure.project_inner(k), weight * damping);
+    scale_and_add(h, weight * update.scale, detail::parts_in(factor.direction, dtype),
+                  options_.alpha1);
+    if (update.damping != 0) {
+      scale_and_add(h, 1, structure.project_inner(k), weight * update.damping);
+    }
     structure.add_identity(h, -weight);
     Parts next = structure.product(k, h);
     scale_and_add(next, -rate_of(structure, h), k, 1);
     InverseFactor result = factor;
-    result.k = rounded(next, stream);
+    result.k = rounded(next, update.stream);
     result.direction = detail::parts_in(h, state_dtype());
+    CURVATURE_CHECK(is_finite(result.k) && is_finite(result.direction), NumericalError,
+                    "{}: the factors of '{}' are out of range; use a smaller preconditioner_rate "
+                    "or a RateBound",
+                    name(), block);
     return result;
   }
 
@@ -275,14 +283,13 @@ class Singd final : public detail::ModelMinimizer {
   }
 
   /// LibTorch refuses to multiply by numbers that a dtype has not.
-  void check_range(double scale, double damping, at::ScalarType dtype,
-                   const std::string& block) const {
+  void check_range(const Update& update, at::ScalarType dtype, const std::string& block) const {
     const double largest = dtype == at::kDouble ? std::numeric_limits<double>::max()
                                                 : double{std::numeric_limits<float>::max()};
-    CURVATURE_CHECK(scale <= largest && damping <= largest, NumericalError,
+    CURVATURE_CHECK(update.scale <= largest && update.damping <= largest, NumericalError,
                     "{}: the curvature of '{}' is out of range; expected numbers up to {}, got {} "
                     "and for damping {}",
-                    name(), block, largest, scale, damping);
+                    name(), block, largest, update.scale, update.damping);
   }
 
   double rate_of(const MatrixClass& structure, const Parts& direction) const {

@@ -669,7 +669,7 @@ BOOST_AUTO_TEST_CASE(small_steps_are_not_lost_in_bfloat16) {
     options.preconditioner_rate = 0.003;
     options.input_structure = options.output_structure = small(kind);
     options.dtype = dtype;
-    return step_after(3000, risk, options);
+    return step_after(1000, risk, options);
   };
   for (const FactorStructure kind : {FactorStructure::kDense, FactorStructure::kHierarchical}) {
     BOOST_TEST(close(step_in(at::kBFloat16, kind), step_in(at::kDouble, kind), {0.05}));
