@@ -33,6 +33,17 @@ std::string layer_name(const Space& space, const LayerBlock& block) {
   return space.entries()[block.weight ? *block.weight : *block.bias].name;
 }
 
+at::Tensor fallback_curvature(const EmpiricalRisk& risk, const KfacOptions& options,
+                              size_t parameter) {
+  const double decay = risk.options().weight_decay;  // in the GGN, but not in layers' curvature
+  const EmpiricalRisk alone = risk.with_parameters({risk.space().entries()[parameter].name});
+  if (options.fallback == Fallback::kDiagonal) {
+    return (*ggn_diagonal(alone)->diagonal() - decay).clamp_min(0);
+  }
+  const at::Tensor block = materialize(*ggn(alone));
+  return block - decay * at::eye(block.size(0), block.options());
+}
+
 OperatorPtr assemble(const EmpiricalRisk& risk, const KfacOptions& options, LayerPlan plan,
                      std::vector<OperatorPtr> inner, const std::string& name) {
   const auto tensor_options = risk.parameters().front().options().requires_grad(false);
@@ -47,17 +58,10 @@ OperatorPtr assemble(const EmpiricalRisk& risk, const KfacOptions& options, Laye
     add_block(parameter, curvature::diagonal(
                              at::zeros({risk.parameters()[parameter].numel()}, tensor_options)));
   }
-  const double decay = risk.options().weight_decay;  // in the GGN, but not in layers' curvature
   for (const auto& [parameter, reason] : plan.uncovered) {
-    const EmpiricalRisk alone = risk.with_parameters({risk.space().entries()[parameter].name});
-    if (options.fallback == Fallback::kDiagonal) {
-      const at::Tensor entries = *ggn_diagonal(alone)->diagonal();
-      add_block(parameter, curvature::diagonal((entries - decay).clamp_min(0)));
-    } else {
-      const at::Tensor block = materialize(*ggn(alone));
-      add_block(parameter, dense(block - decay * at::eye(block.size(0), block.options()),
-                                 Symmetry::kPositiveSemidefinite));
-    }
+    const at::Tensor curvature = fallback_curvature(risk, options, parameter);
+    add_block(parameter, curvature.dim() == 1 ? curvature::diagonal(curvature)
+                                              : dense(curvature, Symmetry::kPositiveSemidefinite));
   }
   // Second moments: eigenvalues that are positive by rounding only say nothing.
   return layer_blocks(std::move(plan.blocks), std::move(inner), risk.space(), tensor_options, name,

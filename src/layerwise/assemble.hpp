@@ -11,6 +11,11 @@ namespace curvature::detail {
 OperatorPtr assemble(const EmpiricalRisk& risk, const KfacOptions& options, LayerPlan plan,
                      std::vector<OperatorPtr> inner, const std::string& name);
 
+/// The curvature of a parameter that no layer rule covers, weight decay not included: the diagonal
+/// `[n]` of the GGN's block or the block `[n, n]`, as the fallback says.
+at::Tensor fallback_curvature(const EmpiricalRisk& risk, const KfacOptions& options,
+                              size_t parameter);
+
 /// @throws NotSupportedError for a parameter that is not covered, unless the options have a
 /// fallback
 void refuse_uncovered(const EmpiricalRisk& risk, const LayerPlan& plan, const KfacOptions& options);

@@ -18,6 +18,7 @@
 #include <curvature/operators/kronecker.hpp>
 
 #include "core/check.hpp"
+#include "layerwise/layer_plan.hpp"
 
 namespace curvature::optim::detail {
 namespace {
@@ -56,17 +57,29 @@ double batch_share(const EmpiricalRisk& batch, const EmpiricalRisk& all) {
                                                       : 1;
 }
 
-/// Bytes of a matrix `[rows, rows]` and one `[columns, columns]` for each parameter, biases joined:
-/// what two factors take.
-int64_t factor_numbers(const EmpiricalRisk& risk) {
+/// Numbers that the blocks of a risk's layers take, `of_block` for each; those without layer have
+/// what the fallback says. Finds the layers, if nobody has yet.
+template <class OfBlock>
+int64_t numbers_of(const EmpiricalRisk& risk, const KfacOptions& options, const OfBlock& of_block) {
+  const curvature::detail::LayerPlan plan = curvature::detail::plan_layers(risk, options);
   int64_t numbers = 0;
-  for (const SpaceEntry& entry : risk.space().entries()) {
-    if (entry.size == 0) continue;
-    const int64_t rows = entry.shape.empty() ? 1 : std::max<int64_t>(1, entry.shape[0]);
-    const int64_t columns = entry.size / rows + 1;
-    if (entry.shape.size() > 1) numbers += rows * rows + columns * columns;
+  for (const curvature::detail::LayerBlock& block : plan.blocks) numbers += of_block(block);
+  for (const auto& [parameter, reason] : plan.uncovered) {
+    const int64_t size = risk.space().entries()[parameter].size;
+    numbers += options.fallback == Fallback::kBlock ? size * size : size;
   }
   return numbers;
+}
+
+/// Kronecker factors; those of one-hot inputs are diagonals.
+int64_t factor_numbers(const curvature::detail::LayerBlock& block) {
+  const int64_t n = block.columns();
+  return block.rows * block.rows + (block.one_hot ? n : n * n);
+}
+
+/// Bases of the factors; diagonals need none.
+int64_t basis_numbers(const curvature::detail::LayerBlock& block) {
+  return block.rows * block.rows + (block.one_hot ? 0 : block.columns() * block.columns());
 }
 
 int64_t item_size(const EmpiricalRisk& risk) {
@@ -133,9 +146,14 @@ class KfacSource final : public CurvatureSource {
   }
 
   int64_t bytes() const override {
-    // Factors now and at the refresh, and what is made of them; for EK-FAC a basis and eigenvalues.
-    const int64_t numbers = factor_numbers(risk_);
-    return (corrected_ ? 3 * numbers + 2 * risk_.space().size() : 3 * numbers) * item_size(risk_);
+    // Factors now and at the refresh, and what is made of them; for EK-FAC one set of factors, a
+    // basis, sums of squares and eigenvalues.
+    const auto of_block = [this](const curvature::detail::LayerBlock& block) {
+      const int64_t eigenvalues = block.one_hot ? block.size() : 0;
+      return basis_numbers(block) + (corrected_ ? factor_numbers(block) + 2 * block.size()
+                                                : 2 * factor_numbers(block) + eigenvalues);
+    };
+    return numbers_of(risk_, options_, of_block) * item_size(risk_);
   }
 
  private:
@@ -236,7 +254,13 @@ class KfocSource final : public CurvatureSource {
     *this = std::move(loaded);
   }
 
-  int64_t bytes() const override { return 2 * factor_numbers(risk_) * item_size(risk_); }
+  int64_t bytes() const override {
+    // Factors and their inverse or eigenvectors; no factor is diagonal.
+    const auto of_block = [](const curvature::detail::LayerBlock& block) {
+      return 2 * (block.rows * block.rows + block.columns() * block.columns());
+    };
+    return numbers_of(risk_, options_, of_block) * item_size(risk_);
+  }
 
  private:
   static std::vector<OperatorPtr> blocks_of(const LinearOperator& layers) {

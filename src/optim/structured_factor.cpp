@@ -27,6 +27,9 @@ double squares(const at::Tensor& x) {
   return norm * norm;
 }
 
+/// The sum of entries, in double.
+double sum_of(const at::Tensor& x) { return x.sum(at::kDouble).item<double>(); }
+
 /// Full matrices and triangular ones, which keep their zeros: LibTorch multiplies them no faster.
 class DenseClass : public MatrixClass {
  public:
@@ -49,6 +52,7 @@ class DenseClass : public MatrixClass {
   Parts project_inner(const Parts& k) const override { return {projected(mode_gram(k[0], 1))}; }
   double squared_norm(const Parts& k) const override { return squares(k[0]); }
   at::Tensor dense(const Parts& k) const override { return k[0]; }
+  double trace(const Parts& k) const override { return sum_of(k[0].diagonal()); }
   int64_t num_entries() const override { return size() * size(); }
 
  private:
@@ -82,6 +86,7 @@ class DiagonalClass : public MatrixClass {
   Parts project_inner(const Parts& k) const override { return {k[0] * k[0]}; }
   double squared_norm(const Parts& k) const override { return squares(k[0]); }
   at::Tensor dense(const Parts& k) const override { return at::diag(k[0]); }
+  double trace(const Parts& k) const override { return sum_of(k[0]); }
   int64_t num_entries() const override { return size(); }
 };
 
@@ -120,6 +125,9 @@ class BlockDiagonalClass : public MatrixClass {
     return {at::bmm(k[0].transpose(1, 2), k[0]), k[1].t().mm(k[1])};
   }
   double squared_norm(const Parts& k) const override { return squares(k[0]) + squares(k[1]); }
+  double trace(const Parts& k) const override {
+    return sum_of(k[0].diagonal(0, 1, 2)) + sum_of(k[1].diagonal());
+  }
   at::Tensor dense(const Parts& k) const override {
     at::Tensor result = at::zeros({size(), size()}, k[0].options());
     const auto place = [&](int64_t begin, const at::Tensor& part) {
@@ -179,6 +187,9 @@ class ToeplitzClass : public MatrixClass {
   }
   double squared_norm(const Parts& k) const override {
     return (k[0].to(at::kDouble).square() * lengths(k[0])).sum().item<double>();
+  }
+  double trace(const Parts& k) const override {
+    return static_cast<double>(size()) * k[0][0].item<double>();
   }
   at::Tensor dense(const Parts& k) const override {
     const at::Tensor i = at::arange(size(), k[0].options().dtype(at::kLong));
@@ -270,6 +281,9 @@ class HierarchicalClass : public MatrixClass {
     double sum = 0;
     for (const at::Tensor& part : k) sum += squares(part);
     return sum;
+  }
+  double trace(const Parts& k) const override {
+    return sum_of(k[0].diagonal()) + sum_of(k[3]) + sum_of(k[5].diagonal());
   }
   at::Tensor dense(const Parts& k) const override {
     const auto options = k[0].options();

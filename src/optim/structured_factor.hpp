@@ -36,6 +36,8 @@ class MatrixClass {
   virtual Parts project_inner(const Parts& k) const = 0;
   /// |K|_F^2, which is tr(K^T K), in double.
   virtual double squared_norm(const Parts& k) const = 0;
+  /// In double.
+  virtual double trace(const Parts& k) const = 0;
   virtual at::Tensor dense(const Parts& k) const = 0;
   /// Numbers that a matrix takes.
   virtual int64_t num_entries() const = 0;

@@ -13,6 +13,8 @@
 #include <curvature/io/npy.hpp>
 #include <curvature/io/safetensors.hpp>
 #include <curvature/model/torchscript.hpp>
+#include <curvature/optim/natural_gradient.hpp>
+#include <curvature/optim/singd.hpp>
 
 #include "cli/batch_order.hpp"
 #include "cli/fixture.hpp"
@@ -299,6 +301,61 @@ BOOST_AUTO_TEST_CASE(what_a_method_reports_is_logged) {
   BOOST_TEST(lines[1]["warnings"][0] == "it was hard");
   // Random draws of each step are its own.
   BOOST_TEST(seen.first_examples == (std::vector<int64_t>{0, 2, 4, 6}));
+}
+
+BOOST_AUTO_TEST_CASE(options_of_layerwise_methods_reach_them) {
+  const Scratch scratch;
+  const Words train = training(scratch, {}) + Words{"--steps", "5"};
+  const auto check = [&](const Words& choice, const auto& make) {
+    check_done(train + outputs(scratch, "a") + choice);
+    const Model model = load_torchscript(scratch / "model.pt");
+    const at::Tensor x = read_npy(scratch / "inputs.npy"), y = read_npy(scratch / "targets.npy");
+    const EmpiricalRisk risk(model, cross_entropy(), tensor_dataset({x}, y, 3),
+                             {.weight_decay = 0.1});
+    const std::unique_ptr<optim::Minimizer> minimizer = make(risk);
+    for (int64_t step = 0; step < 5; ++step) {
+      minimizer->step(risk.with_data(
+          tensor_dataset({x.narrow(0, 3 * step, 3)}, y.narrow(0, 3 * step, 3), 3), 3 * step));
+    }
+    const Archive weights = read_safetensors(scratch / "a.safetensors");
+    for (const NamedTensor& parameter : model.parameters()) {
+      BOOST_TEST(close(weights.tensors.at(parameter.name), parameter.tensor.detach(), {0, 1e-12}));
+    }
+  };
+  check({"--optimizer", "kfac", "--option", "damping_kind=kullback-leibler", "--option",
+         "fisher=type-2", "--option", "weight_decay=0.1"},
+        [](const EmpiricalRisk& risk) {
+          return optim::natural_gradient(
+              risk, {.damping_kind = KroneckerDamping::kKullbackLeibler, .fisher = Fisher::kType2});
+        });
+  const auto assignments = [](const Words& values) {
+    Words words = {"--optimizer", "singd"};
+    for (const std::string& value : values) words = words + Words{"--option", value};
+    return words;
+  };
+  check(assignments({"weight_decay=0.1", "learning_rate=0.2", "momentum=0.3", "damping=0.4",
+                     "preconditioner_rate=0.5", "rate_bound=largest-entry", "alpha1=0.6",
+                     "kfac_like=true", "refresh_interval=2", "input_structure=hierarchical",
+                     "output_structure=upper-toeplitz", "dtype=float32", "fisher=type-2",
+                     "separate_bias=true", "weight_sharing=reduce", "fallback=diagonal"}),
+        [](const EmpiricalRisk& risk) {
+          return optim::singd(risk,
+                              {.learning_rate = 0.2,
+                               .momentum = 0.3,
+                               .damping = 0.4,
+                               .preconditioner_rate = 0.5,
+                               .rate_bound = optim::RateBound::kLargestEntry,
+                               .alpha1 = 0.6,
+                               .kfac_like = true,
+                               .refresh_interval = 2,
+                               .input_structure = {.kind = optim::FactorStructure::kHierarchical},
+                               .output_structure = {.kind = optim::FactorStructure::kUpperToeplitz},
+                               .dtype = at::kFloat,
+                               .fisher = Fisher::kType2,
+                               .weight_sharing = WeightSharing::kReduce,
+                               .separate_bias = true,
+                               .fallback = Fallback::kDiagonal});
+        });
 }
 
 BOOST_AUTO_TEST_CASE(frozen_parameters_stay_and_are_written_too) {

@@ -385,6 +385,33 @@ BOOST_AUTO_TEST_CASE(parameters_without_a_rule_follow_the_fallback) {
   BOOST_TEST(close(first_step(risk, with_fallback), expected, {1e-8}));
 }
 
+BOOST_AUTO_TEST_CASE(the_state_of_groups_and_embeddings_is_counted) {
+  const auto bytes = [](torch::nn::Sequential net, const at::Tensor& inputs,
+                        LayerCurvature curvature) {
+    net->push_back(torch::nn::Flatten());
+    const at::Tensor targets = seeded(net, 3)->forward(inputs).detach();
+    const EmpiricalRisk risk(Model::from_module(net), mean_squared_error(),
+                             tensor_dataset({inputs}, targets, inputs.size(0)));
+    return natural_gradient(risk, {.curvature = curvature})->state_bytes();
+  };
+  const auto embedding = [&](LayerCurvature curvature) {
+    return bytes(torch::nn::Sequential(torch::nn::Embedding(50, 3)),
+                 at::arange(6, at::TensorOptions().device(test_device())).view({3, 2}), curvature);
+  };
+  // Two sets of factors (3 x 3, and 50 on a diagonal), eigenvectors, eigenvalues, last update.
+  BOOST_TEST(embedding(LayerCurvature::kKfac) == 8 * (2 * (9 + 50) + 9 + 150 + 150));
+  BOOST_TEST(embedding(LayerCurvature::kEkfac) == 8 * (9 + 50 + 9 + 2 * 150 + 150));
+  const auto convolution = [&](LayerCurvature curvature) {
+    const auto options = torch::nn::Conv2dOptions(2, 4, 2).groups(2);
+    return bytes(torch::nn::Sequential(torch::nn::Conv2d(options)), numbers({3, 2, 3, 3}, 1),
+                 curvature);
+  };
+  // Two groups, each with factors 2 x 2 and 5 x 5.
+  BOOST_TEST(convolution(LayerCurvature::kKfac) == 8 * (2 * 3 * (4 + 25) + 20));
+  BOOST_TEST(convolution(LayerCurvature::kEkfac) == 8 * (2 * (2 * (4 + 25) + 2 * 10) + 20));
+  BOOST_TEST(convolution(LayerCurvature::kKfoc) == 8 * (2 * 2 * (4 + 25) + 20));
+}
+
 BOOST_AUTO_TEST_CASE(wrong_options_are_refused) {
   const EmpiricalRisk risk = one_layer();
   const auto refused = [&](auto change) {

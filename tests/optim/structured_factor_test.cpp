@@ -1,6 +1,7 @@
 // Structured matrices against dense ones.
 #include <curvature/core/error.hpp>
 
+#include "optim/projection.hpp"
 #include "optim/reference.hpp"
 #include "optim/structured_factor.hpp"
 
@@ -40,56 +41,6 @@ Parts random_member(const MatrixClass& structure, uint64_t seed) {
       structure.project_gram(torch::eye(structure.size(), double_options()) + 1, 0));
   if (k[0].dim() == 2 && k[0].size(0) == structure.size()) k[0] = k[0] * pattern.ne(0);
   return k;
-}
-
-/// Pi of a symmetric matrix entry by entry.
-at::Tensor projected(const at::Tensor& s, const StructureOptions& options) {
-  const int64_t d = s.size(0);
-  at::Tensor result = torch::zeros_like(s);
-  const auto block = [&](int64_t i) { return i / options.block_size; };
-  const int64_t top = std::min(options.top, d), bottom = std::min(options.bottom, d - top);
-  const auto strip = [&](int64_t i) { return i < top ? 0 : i < d - bottom ? 1 : 2; };
-  const auto mean = [&](int64_t offset) { return s.diagonal(offset).mean(); };
-  for (int64_t i = 0; i < d; ++i) {
-    for (int64_t j = 0; j < d; ++j) {
-      double weight = 0;
-      at::Tensor value = s[i][j];
-      switch (options.kind) {
-        case FactorStructure::kDense:
-          weight = 1;
-          break;
-        case FactorStructure::kDiagonal:
-          weight = i == j;
-          break;
-        case FactorStructure::kBlockDiagonal:
-          weight = block(i) == block(j);
-          break;
-        case FactorStructure::kLowerTriangular:
-          weight = i == j ? 1 : i > j ? 2 : 0;
-          break;
-        case FactorStructure::kUpperTriangular:
-          weight = i == j ? 1 : i < j ? 2 : 0;
-          break;
-        case FactorStructure::kLowerToeplitz:
-          weight = i == j ? 1 : i > j ? 2 : 0;
-          value = mean(i - j);
-          break;
-        case FactorStructure::kUpperToeplitz:
-          weight = i == j ? 1 : i < j ? 2 : 0;
-          value = mean(i - j);
-          break;
-        case FactorStructure::kHierarchical:
-          if (strip(i) == strip(j)) {
-            weight = strip(i) != 1 || i == j;
-          } else {
-            weight = strip(i) == 0 || (strip(i) == 2 && strip(j) == 1) ? 2 : 0;
-          }
-          break;
-      }
-      result[i][j] = weight * value;
-    }
-  }
-  return result;
 }
 
 }  // namespace
@@ -140,6 +91,8 @@ BOOST_AUTO_TEST_CASE(norms_and_identities_are_those_of_dense_matrices) {
     Parts k = random_member(*structure, 1);
     const at::Tensor dense = structure->dense(k).clone();
     BOOST_TEST(structure->squared_norm(k) == dense.square().sum().item<double>(),
+               boost::test_tools::tolerance(1e-12));
+    BOOST_TEST(structure->trace(k) == dense.trace().item<double>(),
                boost::test_tools::tolerance(1e-12));
     structure->add_identity(k, -0.5);
     BOOST_TEST(close(structure->dense(k), dense - 0.5 * eye));

@@ -11,7 +11,6 @@ namespace curvature::cli {
 namespace {
 
 using optim::Averaging;
-using optim::FactorStructure;
 
 /// Step options with another default for one of them.
 OptimizerOptions with_default(OptimizerOptions options, const std::string& name,
@@ -66,15 +65,6 @@ OptimizerEntry psgd_kron() {
                      {.beta = values.number("momentum"), .averaging = Averaging::kRunningMean});
       });
 }
-
-const Words<FactorStructure> kStructures = {{"dense", FactorStructure::kDense},
-                                            {"diagonal", FactorStructure::kDiagonal},
-                                            {"block-diagonal", FactorStructure::kBlockDiagonal},
-                                            {"lower-triangular", FactorStructure::kLowerTriangular},
-                                            {"upper-triangular", FactorStructure::kUpperTriangular},
-                                            {"lower-toeplitz", FactorStructure::kLowerToeplitz},
-                                            {"upper-toeplitz", FactorStructure::kUpperToeplitz},
-                                            {"hierarchical", FactorStructure::kHierarchical}};
 
 OptimizerEntry sirf_shampoo() {
   return shell_entry(

@@ -2,6 +2,7 @@
 #include <curvature/matrix_free/hessian.hpp>
 #include <curvature/optim/natural_gradient.hpp>
 #include <curvature/optim/newton.hpp>
+#include <curvature/optim/singd.hpp>
 #include <curvature/optim/variational.hpp>
 
 #include "cli/optimizers/families.hpp"
@@ -23,9 +24,11 @@ const Words<WeightSharing> kSharings = {{"expand", WeightSharing::kExpand},
                                         {"reduce", WeightSharing::kReduce}};
 const Words<Fallback> kFallbacks = {
     {"refuse", Fallback::kRefuse}, {"diagonal", Fallback::kDiagonal}, {"block", Fallback::kBlock}};
-const Words<KroneckerDamping> kDampingKinds = {{"exact", KroneckerDamping::kExact},
-                                               {"per-factor", KroneckerDamping::kPerFactor},
-                                               {"heuristic-pi", KroneckerDamping::kHeuristicPi}};
+const Words<KroneckerDamping> kDampingKinds = {
+    {"exact", KroneckerDamping::kExact},
+    {"per-factor", KroneckerDamping::kPerFactor},
+    {"heuristic-pi", KroneckerDamping::kHeuristicPi},
+    {"kullback-leibler", KroneckerDamping::kKullbackLeibler}};
 const Words<StepSize> kStepSizes = {{"norm-constraint", StepSize::kNormConstraint},
                                     {"fixed", StepSize::kFixed},
                                     {"trust-region", StepSize::kTrustRegion},
@@ -37,6 +40,14 @@ const Words<DampingRule> kGradientRules = {
     {"gradient-normalized", DampingRule::kGradientNormalized},
     {"adaptive-newton", DampingRule::kAdaptiveNewton},
     {"super-universal", DampingRule::kSuperUniversal}};
+
+const Words<optim::RateBound> kRateBounds = {{"frobenius", optim::RateBound::kFrobenius},
+                                             {"largest-entry", optim::RateBound::kLargestEntry},
+                                             {"none", optim::RateBound::kNone}};
+const Words<std::optional<at::ScalarType>> kStateTypes = {{"parameters", std::nullopt},
+                                                          {"float32", at::kFloat},
+                                                          {"float64", at::kDouble},
+                                                          {"bfloat16", at::kBFloat16}};
 
 using Maker = std::function<std::unique_ptr<optim::Minimizer>(
     const EmpiricalRisk&, const OptionValues&, const OptimizerContext&)>;
@@ -116,6 +127,53 @@ OptimizerEntry natural_gradient_entry(const std::string& name, const std::string
                    .statistics_interval = values.integer("statistics_interval"),
                    .refresh_interval = values.integer("refresh_interval"),
                    .fisher = chosen(values, "fisher", kFishers),
+                   .mc_samples = values.integer("mc_samples"),
+                   .weight_sharing = chosen(values, "weight_sharing", kSharings),
+                   .separate_bias = values.flag("separate_bias"),
+                   .fallback = chosen(values, "fallback", kFallbacks),
+                   .random = context.random});
+      });
+}
+
+/// The published default first.
+const Words<Fisher> kSingdFishers = {{"empirical", Fisher::kEmpirical},
+                                     {"mc", Fisher::kMonteCarlo},
+                                     {"type-2", Fisher::kType2},
+                                     {"forward-only", Fisher::kForwardOnly}};
+
+OptimizerEntry singd_entry() {
+  return entry(
+      "singd", "natural gradient that learns inverse Kronecker factors; no decomposition",
+      {number_option("learning_rate", 1e-3, "what directions are multiplied by"),
+       number_option("momentum", 0.9, "weight of earlier directions"),
+       number_option("damping", 1e-3, "added to the curvature"),
+       number_option("preconditioner_rate", 0.01, "step size of the factors"),
+       choice("rate_bound", kRateBounds, "norm of a factor's direction that divides it above 1"),
+       number_option("alpha1", 0.5, "decay of the factors' own directions"),
+       flag_option("kfac_like", false, "the factors of a layer do not see each other (IKFAC)"),
+       integer_option("refresh_interval", 10, "steps between updates of the factors"),
+       choice("input_structure", kStructures, "of the factors of inputs"),
+       choice("output_structure", kStructures, "of the factors of outputs"),
+       choice("dtype", kStateTypes, "of the factors"),
+       choice("fisher", kSingdFishers, "which vectors are backpropagated"),
+       integer_option("mc_samples", 1, "draws per loss term"),
+       choice("weight_sharing", kSharings, "positions count alone, or are summed"),
+       flag_option("separate_bias", false, "a bias has a block of its own"),
+       choice("fallback", kFallbacks, "for parameters that no layer rule covers")},
+      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
+        return optim::singd(
+            risk, {.learning_rate = values.number("learning_rate"),
+                   .momentum = values.number("momentum"),
+                   .damping = values.number("damping"),
+                   .preconditioner_rate = values.number("preconditioner_rate"),
+                   .rate_bound = chosen(values, "rate_bound", kRateBounds),
+                   .alpha1 = values.number("alpha1"),
+                   .kfac_like = values.flag("kfac_like"),
+                   .refresh_interval = values.integer("refresh_interval"),
+                   .input_structure = {.kind = chosen(values, "input_structure", kStructures)},
+                   .output_structure = {.kind = chosen(values, "output_structure", kStructures)},
+                   .dtype = chosen(values, "dtype", kStateTypes),
+                   .fisher = chosen(values, "fisher", kSingdFishers),
                    .mc_samples = values.integer("mc_samples"),
                    .weight_sharing = chosen(values, "weight_sharing", kSharings),
                    .separate_bias = values.flag("separate_bias"),
@@ -267,6 +325,7 @@ std::vector<OptimizerEntry> model_based_optimizers() {
                                  LayerCurvature::kEkfac),
           natural_gradient_entry("kfoc", "the same with the nearest Kronecker products",
                                  LayerCurvature::kKfoc),
+          singd_entry(),
           hessian_free_entry(),
           levenberg_marquardt_entry(),
           gradient_regularized_entry(),

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include <curvature/optim/factor_structure.hpp>
+
 #include "cli/optimizers/optimizer_entry.hpp"
 
 namespace curvature::cli {
@@ -30,5 +32,16 @@ Enum chosen(const OptionValues& values, const std::string& name, const Words<Enu
   }
   throw std::logic_error("chosen: '" + values.word(name) + "' is not in the table of " + name);
 }
+
+/// Structures of factors.
+inline const Words<optim::FactorStructure> kStructures = {
+    {"dense", optim::FactorStructure::kDense},
+    {"diagonal", optim::FactorStructure::kDiagonal},
+    {"block-diagonal", optim::FactorStructure::kBlockDiagonal},
+    {"lower-triangular", optim::FactorStructure::kLowerTriangular},
+    {"upper-triangular", optim::FactorStructure::kUpperTriangular},
+    {"lower-toeplitz", optim::FactorStructure::kLowerToeplitz},
+    {"upper-toeplitz", optim::FactorStructure::kUpperToeplitz},
+    {"hierarchical", optim::FactorStructure::kHierarchical}};
 
 }  // namespace curvature::cli
