@@ -17,6 +17,7 @@
 #include "core/check.hpp"
 #include "core/matrix_product.hpp"
 #include "layerwise/gram.hpp"
+#include "optim/axis_order.hpp"
 #include "optim/eigenbasis_estimator.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/orthogonal_factor.hpp"
@@ -314,7 +315,8 @@ OperatorPtr EigenbasisEstimator::snapshot() const {
   } else {
     eigenvalues = outer_product(all_eigenvalue_powers(1));
   }
-  return eigen_decomposed(kronecker(bases), eigenvalues.flatten());
+  return eigen_decomposed(kronecker(in_parameter_order(view_, bases)),
+                          in_parameter_order(view_, eigenvalues).flatten());
 }
 
 void EigenbasisEstimator::visit(StateVisitor& visitor) {
@@ -361,9 +363,9 @@ void check_settings(const char* who, const EigenbasisSettings& settings) {
 
 EstimatorFactory factory_of(const char* who, const EigenbasisSettings& settings) {
   check_settings(who, settings);
-  return [settings](const ParameterView& view) {
+  return with_long_axes_last([settings](const ParameterView& view) {
     return std::make_unique<EigenbasisEstimator>(view, settings);
-  };
+  });
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/zeros.h>
 
@@ -19,6 +20,19 @@ at::Tensor around(const at::Tensor& x, size_t mode) {
   return x.reshape({before, x.size(static_cast<int64_t>(mode)), after});
 }
 
+namespace {
+
+/// F times each of the matrices `[before, length, after]`.
+at::Tensor many_products(const at::Tensor& f, const at::Tensor& blocks) {
+  if (!detail::is_for_one_dnn(f, blocks[0])) return at::matmul(f, blocks);
+  at::Tensor product = at::empty({blocks.size(0), f.size(0), blocks.size(2)}, blocks.options());
+  for (int64_t i = 0; i < blocks.size(0); ++i)
+    product[i].copy_(detail::matrix_product(f, blocks[i]));
+  return product;
+}
+
+}  // namespace
+
 at::Tensor mode_product(const at::Tensor& x, const at::Tensor& f, size_t mode) {
   const at::Tensor blocks = around(x, mode);
   const int64_t before = blocks.size(0), length = blocks.size(1), after = blocks.size(2);
@@ -28,7 +42,7 @@ at::Tensor mode_product(const at::Tensor& x, const at::Tensor& f, size_t mode) {
   } else if (after == 1) {
     product = detail::matrix_product(blocks.view({before, length}), f.t());
   } else {
-    product = at::matmul(f, blocks);
+    product = many_products(f, blocks);
   }
   Shape shape = x.sizes().vec();
   shape[mode] = f.size(0);

@@ -13,6 +13,7 @@
 
 #include "core/check.hpp"
 #include "core/matrix_product.hpp"
+#include "optim/axis_order.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/mode_operator.hpp"
 #include "optim/spectral_norm.hpp"
@@ -87,7 +88,7 @@ class PsgdKronEstimator : public CovarianceEstimator {
         squares.push_back(mode_gram(inverse, 0));
       }
     }
-    return mode_operator(squares);
+    return mode_operator(in_parameter_order(view_, squares));
   }
 
   void visit(StateVisitor& visitor) override {
@@ -248,9 +249,9 @@ EstimatorFactory psgd_kron_estimator(const PsgdKronOptions& options) {
                   "refresh_interval >= 1, got {}, {}, {} and {}",
                   options.max_skew, options.noise, options.balance_interval,
                   options.refresh_interval);
-  return [options](const ParameterView& view) {
+  return with_long_axes_last([options](const ParameterView& view) {
     return std::make_unique<PsgdKronEstimator>(view, options);
-  };
+  });
 }
 
 }  // namespace curvature::optim

@@ -15,6 +15,7 @@
 #include "core/check.hpp"
 #include "core/matrix_product.hpp"
 #include "layerwise/gram.hpp"
+#include "optim/axis_order.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/symmetric_eigen.hpp"
 
@@ -55,7 +56,8 @@ class ShampooEstimator : public CovarianceEstimator {
       const at::Tensor root = mode.root.defined() && diagonal ? mode.root.diag() : mode.root;
       roots.push_back(root.defined() ? root : at::eye(view_.shape[i], view_.options));
     }
-    const OperatorPtr product = kronecker(roots, Symmetry::kPositiveSemidefinite);
+    const OperatorPtr product =
+        kronecker(in_parameter_order(view_, roots), Symmetry::kPositiveSemidefinite);
     return scaled(pow(product, -2), 1 / (trace_scale_ * trace_scale_));
   }
 
@@ -165,9 +167,9 @@ EstimatorFactory shampoo_estimator(const ShampooEstimatorOptions& options) {
                   "shampoo_estimator: factor_epsilon, rank_tolerance and exponent must not be "
                   "negative");
   check_refresh(options.refresh);
-  return [options](const ParameterView& view) {
+  return with_long_axes_last([options](const ParameterView& view) {
     return std::make_unique<ShampooEstimator>(view, options);
-  };
+  });
 }
 
 }  // namespace curvature::optim

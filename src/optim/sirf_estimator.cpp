@@ -11,6 +11,7 @@
 #include <curvature/optim/sirf_estimator.hpp>
 
 #include "core/check.hpp"
+#include "optim/axis_order.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/mode_operator.hpp"
 #include "optim/structured_factor.hpp"
@@ -87,7 +88,7 @@ class SirfEstimator : public CovarianceEstimator {
         inverses.push_back(mode_gram(at::linalg_inv(k), 1));
       }
     }
-    return mode_operator(inverses);
+    return mode_operator(in_parameter_order(view_, inverses));
   }
 
   void visit(StateVisitor& visitor) override {
@@ -186,9 +187,9 @@ EstimatorFactory sirf_estimator(const SirfOptions& options) {
                   "damping >= 0, got {}, {} and {}",
                   options.preconditioner_rate, options.alpha2, options.damping);
   matrix_class(options.structure, 1);  // checks sizes
-  return [options](const ParameterView& view) {
+  return with_long_axes_last([options](const ParameterView& view) {
     return std::make_unique<SirfEstimator>(view, options);
-  };
+  });
 }
 
 }  // namespace curvature::optim

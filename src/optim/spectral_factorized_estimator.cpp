@@ -15,6 +15,7 @@
 #include <curvature/optim/spectral_factorized_estimator.hpp>
 
 #include "core/check.hpp"
+#include "optim/axis_order.hpp"
 #include "optim/cayley.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/mode_operator.hpp"
@@ -64,7 +65,7 @@ class SpectralFactorizedEstimator : public CovarianceEstimator {
       const at::Tensor q = factor.basis.defined() ? factor.basis.to(dtype) : at::Tensor();
       matrices.push_back(q.defined() ? mode_gram(q * e.sqrt(), 0) : e);
     }
-    return mode_operator(matrices);
+    return mode_operator(in_parameter_order(view_, matrices));
   }
 
   void visit(StateVisitor& visitor) override {
@@ -187,9 +188,9 @@ EstimatorFactory spectral_factorized_estimator(const SpectralFactorizedOptions& 
                   "refresh_interval >= 1, got {}, {}, {}, {} and {}",
                   options.gap_tolerance, options.orthogonalize_interval, options.max_rotation,
                   options.max_log_change, options.refresh_interval);
-  return [options](const ParameterView& view) {
+  return with_long_axes_last([options](const ParameterView& view) {
     return std::make_unique<SpectralFactorizedEstimator>(view, options);
-  };
+  });
 }
 
 SpectralMatrix SpectralMatrix::identity(int64_t n, double scale, const at::TensorOptions& options) {

@@ -34,11 +34,15 @@ std::optional<SymmetricEigen> attempt(const EigenSolver::Function& decompose,
 }  // namespace
 
 EigenSolver::EigenSolver(const ParameterView& view, Function decompose)
-    : name_(view.name), warn_(view.warn), decompose_(decompose ? decompose : by_lapack) {}
+    : name_(view.name),
+      axes_(view.axes),
+      warn_(view.warn),
+      decompose_(decompose ? decompose : by_lapack) {}
 
 std::optional<SymmetricEigen> EigenSolver::operator()(const at::Tensor& matrix, size_t mode) {
+  const size_t axis = axes_.empty() ? mode : axes_[mode];
   CURVATURE_CHECK(at::isfinite(matrix).all().item<bool>(), NumericalError,
-                  "'{}': the factor of axis {} is not finite", name_, mode);
+                  "'{}': the factor of axis {} is not finite", name_, axis);
   auto eigen = attempt(decompose_, matrix);
   if (!eigen) {
     eigen = attempt(decompose_, matrix.to(at::kDouble));
@@ -54,10 +58,10 @@ std::optional<SymmetricEigen> EigenSolver::operator()(const at::Tensor& matrix, 
   failures_ += 1;
   CURVATURE_CHECK(failures_ <= kFailuresAllowed, NumericalError,
                   "'{}': the factor of axis {} could not be decomposed {} times in a row", name_,
-                  mode, failures_);
+                  axis, failures_);
   if (warn_) {
     warn_(fmt::format("'{}': the factor of axis {} could not be decomposed; its old basis is kept",
-                      name_, mode));
+                      name_, axis));
   }
   return std::nullopt;
 }

@@ -33,6 +33,7 @@ class EigenSolver {
 
  private:
   std::string name_;
+  std::vector<size_t> axes_;  ///< see ParameterView
   std::function<void(const std::string&)> warn_;
   Function decompose_;
   int64_t failures_ = 0;

@@ -23,11 +23,12 @@ enum class ModeKind {
 
 /// A parameter, or a block of one, as its estimator sees it.
 struct ParameterView {
-  std::string name;             ///< for messages
-  Shape shape;                  ///< d_1, ..., d_k; no mode of size 1
-  std::vector<ModeKind> modes;  ///< one for each axis
-  at::TensorOptions options;    ///< dtype and device of the state
-  int64_t index = 0;            ///< counts an optimizer's views, so that refreshes can be staggered
+  std::string name;               ///< for messages
+  Shape shape;                    ///< d_1, ..., d_k; no mode of size 1
+  std::vector<ModeKind> modes;    ///< one for each axis
+  at::TensorOptions options;      ///< dtype and device of the state
+  std::vector<size_t> axes = {};  ///< of the parameter, where their order is another one here
+  int64_t index = 0;  ///< counts an optimizer's views, so that refreshes can be staggered
   /// Hears of trouble that was overcome (a decomposition that failed); empty: nobody does.
   std::function<void(const std::string&)> warn = {};
 

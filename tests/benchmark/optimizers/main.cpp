@@ -18,7 +18,9 @@
 
 #include <curvature/core/random.hpp>
 #include <curvature/optim/kl_shampoo_estimator.hpp>
+#include <curvature/optim/muon_estimator.hpp>
 #include <curvature/optim/preconditioned.hpp>
+#include <curvature/optim/psgd_kron_estimator.hpp>
 #include <curvature/optim/shampoo_estimator.hpp>
 #include <curvature/optim/soap_estimator.hpp>
 
@@ -97,6 +99,15 @@ const std::map<std::string, Method>& methods() {
           return kl_shampoo_estimator(options);
         },
         spatial}},
+      {"psgd-kron",
+       {[](int64_t t) { return psgd_kron_estimator({.refresh_interval = t}); },
+        {.momentum = {.averaging = Averaging::kRunningMean},
+         .clip = {.rms = 2, .entry = 10},
+         .view = {.shape = ShapePolicy::kTensor}}}},
+      {"muon",
+       {[](int64_t) { return muon_estimator(); },
+        {.momentum = {.beta = 0.95, .nesterov = true, .bias_correction = false}},
+        false}},
   };
   return all;
 }
