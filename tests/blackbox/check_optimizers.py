@@ -146,6 +146,57 @@ def spectral(gradients, rate=1e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, toleranc
         yield rate * q[0] @ u @ q[1].T
 
 
+def root_free(gradients, after: bool, rate=1e-3, beta1=0.9, beta2=0.99, epsilon=1e-5,
+              batch_size=8) -> Iterator[np.ndarray]:
+    m, v = 0.0, 1 / batch_size
+    for g in gradients:
+        v = beta2 * v + (1 - beta2) * g * g
+        scale = batch_size * v + epsilon
+        m = beta1 * m + (g / scale if after else (1 - beta1) * g)
+        yield rate * (m if after else m / scale)
+
+
+def psgd_dense(gradients, geometry: str, rate=1e-3, speed=0.1, decay=0.9,
+               momentum=0.9) -> Iterator[np.ndarray]:
+    count = gradients[0].size
+    one = np.eye(count)
+    q = np.mean(gradients[0] ** 4) ** (-1 / 8) * one
+    m, bound = 0.0, 0.0
+    for t, g in enumerate(gradients, 1):
+        b = min((t - 1) / t, momentum)
+        m = b * m + (1 - b) * g
+        if geometry == "eq":
+            a, inverse = q @ g.ravel(), np.linalg.inv(q)
+            first, second = np.outer(a, a), inverse.T @ inverse
+            size = np.linalg.norm(first + second, 2)
+        else:
+            a = q.T @ q @ g.ravel()
+            first, size = np.outer(a, a), a @ a + 1
+        bound = max(decay * bound + (1 - decay) * size, size)
+        if geometry == "eq":
+            q = q - speed / bound * np.triu(first - second) @ q
+        else:
+            q = psgd_moved(q, first, 1, speed / bound, geometry == "quad")
+        u = (q.T @ q @ m.ravel()).reshape(g.shape)
+        u = u * min(1.0, 2 / np.sqrt(np.mean(u * u)))
+        yield rate * np.clip(u, -10, 10)
+
+
+def psgd_diagonal(gradients, rate=1e-3, speed=0.1, decay=0.9, momentum=0.9) -> Iterator[np.ndarray]:
+    d = np.full(gradients[0].shape, np.mean(gradients[0] ** 4) ** (-1 / 8))
+    m, bound = 0.0, 0.0
+    for t, g in enumerate(gradients, 1):
+        b = min((t - 1) / t, momentum)
+        m = b * m + (1 - b) * g
+        first, second = (d * g) ** 2, d**-2.0
+        size = first.max() + second.max()
+        bound = max(decay * bound + (1 - decay) * size, size)
+        d = d - speed / bound * (first - second) * d
+        u = d * d * m
+        u = u * min(1.0, 2 / np.sqrt(np.mean(u * u)))
+        yield rate * np.clip(u, -10, 10)
+
+
 def kl_shampoo(gradients, rate=1e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, interval=10,
                warm=20) -> Iterator[np.ndarray]:
     sizes = gradients[0].shape
@@ -186,9 +237,18 @@ METHODS: list[tuple[str, dict[str, str], Callable, float]] = [
     ("sirf-shampoo", {"batch_size": "8"}, sirf, 1e-3),
     ("psgd-kron", {}, lambda g: psgd(g, quad=False), 1e-3),
     ("psgd-kron", {"geometry": "quad"}, lambda g: psgd(g, quad=True), 1e-3),
+    ("psgd-dense", {}, lambda g: psgd_dense(g, "q0.5eq1.5"), 1e-3),
+    ("psgd-dense", {"geometry": "quad"}, lambda g: psgd_dense(g, "quad"), 1e-3),
+    ("psgd-dense", {"geometry": "eq"}, lambda g: psgd_dense(g, "eq"), 1e-3),
+    ("psgd-lra", {"rank": "0"}, psgd_diagonal, 1e-3),
+    ("rf-adamw", {"batch_size": "8"}, lambda g: root_free(g, after=False), 1e-3),
+    ("rf-rmsprop", {"batch_size": "8"}, lambda g: root_free(g, after=True), 1e-3),
     ("spectral-factorized", {}, spectral, 1e-3),
     ("kl-shampoo", {}, kl_shampoo, 1e-3),
+    # As many eigenpairs as there are; no epsilon.
+    ("spiked-kl-shampoo", {}, lambda g: kl_shampoo(g, epsilon=0), 1e-3),
 ]
+ENTRY_BY_ENTRY = ("adamw", "rf-adamw", "rf-rmsprop")
 
 
 class Checker:
@@ -220,8 +280,12 @@ class Checker:
             with np.load(folder / "values.npz") as values:
                 for parameter in SHAPES:
                     g = gradients[parameter]
-                    matrix = as_matrix(g[0]).ndim == 2
-                    steps = (method([as_matrix(x) for x in g]) if matrix else adamw(g, rate))
+                    if name in ENTRY_BY_ENTRY:
+                        steps = method(g)
+                    elif as_matrix(g[0]).ndim == 2:
+                        steps = method([as_matrix(x) for x in g])
+                    else:
+                        steps = adamw(g, rate)
                     moved = [step.reshape(g[0].shape) for step in steps]
                     expected = start[parameter] - np.cumsum(moved, axis=0)
                     error = np.abs(values[parameter] - expected).max()
