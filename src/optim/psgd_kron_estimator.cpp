@@ -3,6 +3,7 @@
 #include <limits>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/dot.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
@@ -20,6 +21,11 @@
 
 namespace curvature::optim {
 namespace {
+
+/// X as a matrix `[d_mode, D / d_mode]`.
+at::Tensor unfolding(const at::Tensor& x, size_t mode) {
+  return around(x, mode).transpose(0, 1).reshape({x.size(static_cast<int64_t>(mode)), -1});
+}
 
 /// <A, B> of two contiguous matrices.
 double inner(const at::Tensor& a, const at::Tensor& b) {
@@ -51,9 +57,29 @@ at::Tensor inverse_of(const at::Tensor& q) {
 
 /// Where a factor is pulled: along T - c I, whose two parts |T| + c bounds together.
 struct Pull {
-  at::Tensor difference;  ///< T; matrix, or vector for a diagonal; undefined where nothing moves
-  double shift = 0;       ///< c
+  at::Tensor difference = {};  ///< T; matrix, or vector for a diagonal
+  at::Tensor columns = {};     ///< in its place F with T = F diag(signs) F^T, where F is thin
+  at::Tensor signs = {};
+  double shift = 0;  ///< c
   double bound = 0;
+
+  /// Turns T into I - h (T - c I).
+  void become_step(double h) {
+    const double one = 1 + h * shift;
+    if (columns.defined()) {
+      signs.mul_(-h);
+      shift = one;
+    } else {
+      difference.mul_(-h);
+      (difference.dim() == 2 ? difference.diagonal() : difference).add_(one);
+    }
+  }
+  /// After that: the step of a matrix times x.
+  at::Tensor operator()(const at::Tensor& x) const {
+    if (!columns.defined()) return detail::matrix_product(difference, x);
+    const at::Tensor inner = detail::matrix_product(columns.t(), x).mul_(signs.unsqueeze(1));
+    return detail::matrix_product(columns, inner).add_(x, shift);
+  }
 };
 
 /// Q and its P = Q^T Q for one axis.
@@ -108,11 +134,18 @@ class KronPreconditioner : public PsgdPreconditioner {
   }
 
   at::Tensor apply(const at::Tensor& x) override {
-    std::vector<at::Tensor> squares;
-    for (Factor& factor : factors_) {
-      squares.push_back(factor.q.defined() ? factor.p() : at::Tensor());
+    std::vector<at::Tensor> squares(factors_.size()), adjoints(factors_.size());
+    bool has_thin = false;
+    for (size_t i = 0; i < factors_.size(); ++i) {
+      Factor& factor = factors_[i];
+      if (!factor.q.defined()) continue;
+      // Q^T (Q x) for few columns, without P.
+      squares[i] = is_thin(i) ? factor.q : factor.p();
+      if (is_thin(i)) adjoints[i] = factor.q.t();
+      has_thin = has_thin || is_thin(i);
     }
-    return multiplied(x, squares);
+    const at::Tensor y = multiplied(x, squares);
+    return has_thin ? multiplied(y, adjoints) : y;
   }
 
   OperatorPtr covariance() const override {
@@ -146,7 +179,7 @@ class KronPreconditioner : public PsgdPreconditioner {
     int64_t entries = 0;
     for (size_t i = 0; i < factors_.size(); ++i) {
       const int64_t d = view_.shape[i];
-      if (kind(i) == ModeKind::kDense) entries += 2 * d * d;
+      if (kind(i) == ModeKind::kDense) entries += (is_thin(i) ? 1 : 2) * d * d;
       if (kind(i) == ModeKind::kDiagonal) entries += 2 * d;
     }
     return entries * static_cast<int64_t>(view_.options.dtype().itemsize());
@@ -157,6 +190,13 @@ class KronPreconditioner : public PsgdPreconditioner {
     const auto d = static_cast<double>(view_.shape[i]);
     const bool skew = d * d > options_.max_skew * static_cast<double>(view_.size());
     return view_.modes[i] == ModeKind::kDense && skew ? ModeKind::kDiagonal : view_.modes[i];
+  }
+
+  /// Whether the unfolding along a dense axis has so few columns that its Gram matrix costs more
+  /// than products with it.
+  bool is_thin(size_t i) const {
+    constexpr int64_t kFew = 8;
+    return kind(i) == ModeKind::kDense && kFew * view_.size() <= view_.shape[i] * view_.shape[i];
   }
 
   double target(size_t i) const {
@@ -193,15 +233,31 @@ class KronPreconditioner : public PsgdPreconditioner {
     std::vector<Pull> pulls(factors_.size());
     for (size_t i = 0; i < factors_.size(); ++i) {
       if (!factors_[i].q.defined()) continue;
-      const at::Tensor first = gram(a, i);
-      if (v.defined()) {
-        const at::Tensor second = gram(v, i);
+      if (is_thin(i)) {
+        pulls[i] = thin_pull(i, a, v);
+      } else if (v.defined()) {
+        const at::Tensor first = gram(a, i), second = gram(v, i);
         pulls[i] = {.difference = first - second, .bound = norm_of(first + second)};
       } else {
-        pulls[i] = {first, target(i), norm_of(first) + target(i)};
+        const at::Tensor first = gram(a, i);
+        pulls[i] = {.difference = first, .shift = target(i), .bound = norm_of(first) + target(i)};
       }
     }
     return pulls;
+  }
+
+  /// The same with columns in the place of Gram matrices.
+  Pull thin_pull(size_t i, const at::Tensor& a, const at::Tensor& v) const {
+    Pull pull{.columns = unfolding(a, i)};
+    pull.signs = at::ones({pull.columns.size(1)}, view_.options);
+    if (v.defined()) {
+      pull.columns = at::cat({pull.columns, unfolding(v, i)}, 1);
+      pull.signs = at::cat({pull.signs, -pull.signs});
+    } else {
+      pull.shift = target(i);
+    }
+    pull.bound = norm_of(detail::matrix_product(pull.columns.t(), pull.columns)) + pull.shift;
+    return pull;
   }
 
   /// T = Gram((x) Q_i h) - Gram((x) Q_i^-T v); for white v the mean of the latter is
@@ -244,30 +300,28 @@ class KronPreconditioner : public PsgdPreconditioner {
     factor.lipschitz = running_bound(factor.lipschitz, pull.bound, options_.lipschitz_decay);
     const bool quad = options_.geometry == PsgdGeometry::kQuad;
     const double h = options_.preconditioner_rate / factor.lipschitz / (quad ? 2 : 1);
-    at::Tensor& step = pull.difference;
-    if (options_.geometry == PsgdGeometry::kEq && factor.is_dense()) step.triu_();
-    // I - h (T - c I)
-    step.mul_(-h);
-    (factor.is_dense() ? step.diagonal() : step).add_(1 + h * pull.shift);
+    if (options_.geometry == PsgdGeometry::kEq && factor.is_dense()) pull.difference.triu_();
+    pull.become_step(h);
     if (!factor.is_dense()) {
+      const at::Tensor& step = pull.difference;
       factor.q = factor.q * (quad ? step * step : step);
       return;
     }
     switch (options_.geometry) {
       case PsgdGeometry::kQeq:
-        factor.q = detail::matrix_product(factor.q, step);
+        factor.q = pull(factor.q.t()).t().contiguous();
         break;
       case PsgdGeometry::kQuad: {
-        const at::Tensor b = detail::matrix_product(detail::matrix_product(step, factor.q), step);
+        const at::Tensor b = pull(pull(factor.q).t());
         factor.q = (b + b.t()).div_(2);
         break;
       }
       case PsgdGeometry::kQHalfEq:
-        factor.q = detail::matrix_product(step, factor.q);
+        factor.q = pull(factor.q);
         rotate_to_symmetry(factor.q);
         break;
       case PsgdGeometry::kEq:
-        factor.q = detail::matrix_product(step, factor.q);
+        factor.q = pull(factor.q);
         break;
     }
   }

@@ -22,8 +22,9 @@ struct PsgdDenseOptions {
 /// one axis. Whitening type, the noise of its criterion integrated out: with r = P g a step is
 /// along r r^T - I. Li, arXiv 2402.11858; the program psgd_torch.
 ///
-/// Cost: two to four products of D x D matrices at a refresh, one product with a vector otherwise.
-/// Memory: 2 D^2.
+/// Cost at a refresh: O(D^2) for `kQuad` and `kQeq`; two products of D x D matrices besides for
+/// `kQHalfEq` (the rotation), one and a triangular system for `kEq`. Two products with a vector
+/// otherwise. Memory: D^2.
 /// @throws OptionError, also for a parameter of more than `max_size` entries
 EstimatorFactory psgd_dense_estimator(const PsgdDenseOptions& options = {});
 
