@@ -250,6 +250,23 @@ METHODS: list[tuple[str, dict[str, str], Callable, float]] = [
 ]
 ENTRY_BY_ENTRY = ("adamw", "rf-adamw", "rf-rmsprop")
 
+# Values that must make a difference to what the defaults (or `CONTEXT`) give.
+CONTEXT = {"psgd-newton": {"learning_rate": "0.1"}, "spiked-kl-shampoo": {"warm_refresh": "0"}}
+PSGD = {"preconditioner_rate": "0.3", "lipschitz_decay": "0.1", "refresh_interval": "3",
+        "noise": "0.1", "momentum": "0.5"}
+OPTIONS: dict[str, dict[str, str]] = {
+    "psgd-kron": {**PSGD, "geometry": "eq", "max_skew": "9"},
+    "psgd-dense": {**PSGD, "geometry": "qeq"},
+    "psgd-lra": {**PSGD, "rank": "2"},
+    "rf-adamw": {"beta1": "0.5", "beta2": "0.5", "epsilon": "0.1", "batch_size": "8"},
+    "rf-rmsprop": {"beta1": "0.5", "beta2": "0.5", "epsilon": "0.1", "batch_size": "8"},
+    "spiked-kl-shampoo": {"rank": "1", "damping": "0.1", "exponent": "0.25", "debias": "false",
+                          "refresh_interval": "3", "warm_refresh": "2"},
+    "psgd-newton": {"form": "lra", "preconditioner_rate": "0.3", "refresh_interval": "3",
+                    "noise": "0.1", "momentum": "0.5", "clip_norm": "0.01", "geometry": "quad",
+                    "max_skew": "0.1", "curvature": "ggn", "weight_decay": "0.1"},
+}
+
 
 class Checker:
     def __init__(self, tool: str) -> None:
@@ -290,6 +307,29 @@ class Checker:
                     expected = start[parameter] - np.cumsum(moved, axis=0)
                     error = np.abs(values[parameter] - expected).max()
                     self.expect(f"{name} {options} {parameter}", error < TOLERANCE, error)
+
+    def options(self, folder: Path, case: Path) -> None:
+        for name, options in OPTIONS.items():
+            plain = self.outcome(folder, case, name, {})
+            for option, value in options.items():
+                changed = self.outcome(folder, case, name, {option: value})
+                self.expect(f"{name}: {option} matters", plain != changed)
+
+    def outcome(self, folder: Path, case: Path, name: str, options: dict[str, str]) -> bytes:
+        assignments = [part for item in (CONTEXT.get(name, {}) | options).items() for part in
+                       ("--option", "=".join(item))]
+        if name == "psgd-newton":
+            output = folder / "values.safetensors"
+            self.run("train", "--model", str(case / "model.pt"), "--inputs",
+                     str(case / "inputs.npy"), "--targets", str(case / "targets.npy"),
+                     "--optimizer", name, *assignments, "--steps", "5", "--batch-size", "4",
+                     "--log", str(folder / "log.jsonl"), "--output", str(output))
+            return bytes_of(str(output))
+        self.run("replay", "--optimizer", name, *assignments, "--parameters",
+                 str(folder / "start.npz"), "--gradients", str(folder / "gradients.npz"),
+                 "--output", str(folder / "values.npz"))
+        with np.load(folder / "values.npz") as values:
+            return b"".join(values[parameter].tobytes() for parameter in SHAPES)
 
     def resumed_runs(self, folder: Path, case: Path) -> None:
         listing = subprocess.run([self.tool, "optimizers", "--json"], check=True,
@@ -333,6 +373,7 @@ def main() -> int:
     checker = Checker(arguments.tool)
     with tempfile.TemporaryDirectory() as folder:
         checker.trajectories(Path(folder))
+        checker.options(Path(folder), arguments.cases / "mlp-gelu-ce-mean")
         checker.resumed_runs(Path(folder), arguments.cases / "mlp-gelu-ce-mean")
     print(f"{checker.counts[True]} passed, {checker.counts[False]} failed")
     return 0 if checker.counts[True] and not checker.counts[False] else 1
