@@ -149,7 +149,7 @@ BOOST_AUTO_TEST_CASE(a_spiked_covariance_is_found) {
 }
 
 BOOST_AUTO_TEST_CASE(one_value_for_the_rest_is_the_mean_of_what_is_dropped) {
-  // No spikes are as large as those of a covariance with few dropped directions: tr S is kept.
+  // The trace is kept: of 9, 5, 3, 2, 1 two remain, and 2 for the rest.
   const at::Tensor a = torch::diag(torch::tensor({9.0, 5.0, 3.0, 2.0, 1.0}, double_options()));
   Replay replay(torch::zeros({5, 40}, double_options()),
                 spiked_kl_shampoo_estimator({.rank = 2, .beta2 = 0.998}), shell(0));
