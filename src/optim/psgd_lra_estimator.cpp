@@ -107,7 +107,7 @@ class LraPreconditioner : public PsgdPreconditioner {
     Bounds bounds = bounds_;
     bounds.d = d_bound;
     next.d = q.d - (first - second).mul_(q.d).mul_(options_.preconditioner_rate / d_bound);
-    if (rank_ > 0) turn(q, inverse, a, b, shows_left(number), next, bounds);
+    if (rank_ > 0) turn(q, inverse, a, b, moves_left(number), next, bounds);
     root_ = next;
     bounds_ = bounds;
   }
@@ -163,7 +163,7 @@ class LraPreconditioner : public PsgdPreconditioner {
     return RandomSource(options_.seed).derive(static_cast<uint64_t>(view_.index));
   }
   /// Taking turns would show each of U and V half of the batches if these come in a fixed order.
-  bool shows_left(int64_t number) const {
+  bool moves_left(int64_t number) const {
     return source().derive(kCoin).uniform(static_cast<uint64_t>(number), 1).item<double>() < 0.5;
   }
 
