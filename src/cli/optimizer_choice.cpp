@@ -18,6 +18,7 @@ const std::vector<OptimizerEntry>& optimizer_entries() {
              &first_order_optimizers,
              &shampoo_family_optimizers,
              &inverse_free_optimizers,
+             &psgd_optimizers,
              &model_based_optimizers,
          }) {
       const std::vector<OptimizerEntry> members = family();

@@ -1,10 +1,10 @@
 #include <cmath>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/sqrt.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <curvature/operators/diagonal.hpp>
 #include <curvature/optim/diagonal_estimator.hpp>
@@ -20,7 +20,9 @@ class AdamEstimator : public CovarianceEstimator {
       : view_(view), options_(options) {}
 
   at::Tensor step(const at::Tensor& gradient, Momentum& momentum) override {
-    if (!second_moment_.defined()) second_moment_ = at::zeros_like(gradient);
+    if (!second_moment_.defined()) {
+      second_moment_ = at::full_like(gradient, options_.initial_value);
+    }
     second_moment_.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
     t_ += 1;
     const ScaledTensor& filtered = momentum(gradient);
@@ -37,7 +39,9 @@ class AdamEstimator : public CovarianceEstimator {
   }
 
   std::optional<AdamState> adam() override {
-    if (options_.exponent != 0.5 || !options_.bias_correction) return std::nullopt;
+    if (options_.exponent != 0.5 || !options_.bias_correction || options_.batch_size != 1) {
+      return std::nullopt;
+    }
     return AdamState{&second_moment_, &t_, options_.beta2, options_.epsilon};
   }
 
@@ -51,8 +55,11 @@ class AdamEstimator : public CovarianceEstimator {
   }
 
  private:
+  /// What V is divided by.
   double correction() const {
-    return options_.bias_correction ? 1 - std::pow(options_.beta2, static_cast<double>(t_)) : 1;
+    const double weight =
+        options_.bias_correction ? 1 - std::pow(options_.beta2, static_cast<double>(t_)) : 1;
+    return weight / static_cast<double>(options_.batch_size);
   }
 
   ParameterView view_;
@@ -85,9 +92,29 @@ EstimatorFactory adam_estimator(const AdamEstimatorOptions& options) {
   CURVATURE_CHECK(options.beta2 >= 0 && options.beta2 < 1 && options.epsilon >= 0, OptionError,
                   "adam_estimator: expected beta2 in [0, 1) and epsilon >= 0, got {} and {}",
                   options.beta2, options.epsilon);
+  CURVATURE_CHECK(options.batch_size >= 1 && options.exponent >= 0, OptionError,
+                  "adam_estimator: expected batch_size >= 1 and exponent >= 0, got {} and {}",
+                  options.batch_size, options.exponent);
+  CURVATURE_CHECK(
+      options.initial_value == 0 || (options.initial_value > 0 && !options.bias_correction),
+      OptionError,
+      "adam_estimator: expected initial_value 0, or above 0 without bias correction, "
+      "got {}",
+      options.initial_value);
   return [options](const ParameterView& view) {
     return std::make_unique<AdamEstimator>(view, options);
   };
+}
+
+AdamEstimatorOptions root_free_adam_options(int64_t batch_size) {
+  CURVATURE_CHECK(batch_size >= 1, OptionError,
+                  "root_free_adam_options: expected batch_size >= 1, got {}", batch_size);
+  return {.beta2 = 0.99,
+          .epsilon = 1e-5,
+          .exponent = 1,
+          .bias_correction = false,
+          .initial_value = 1 / static_cast<double>(batch_size),
+          .batch_size = batch_size};
 }
 
 EstimatorFactory identity_estimator() {

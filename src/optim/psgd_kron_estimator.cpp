@@ -1,25 +1,32 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/dot.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_inv.h>
+#include <ATen/ops/linalg_solve_triangular.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/ones.h>
-
-#include <curvature/core/random.hpp>
-#include <curvature/optim/psgd_kron_estimator.hpp>
 
 #include "core/check.hpp"
 #include "core/matrix_product.hpp"
 #include "optim/axis_order.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/mode_operator.hpp"
+#include "optim/psgd_preconditioner.hpp"
 #include "optim/spectral_norm.hpp"
 
 namespace curvature::optim {
 namespace {
+
+/// X as a matrix `[d_mode, D / d_mode]`.
+at::Tensor unfolding(const at::Tensor& x, size_t mode) {
+  return around(x, mode).transpose(0, 1).reshape({x.size(static_cast<int64_t>(mode)), -1});
+}
 
 /// <A, B> of two contiguous matrices.
 double inner(const at::Tensor& a, const at::Tensor& b) {
@@ -30,7 +37,7 @@ double inner(const at::Tensor& a, const at::Tensor& b) {
 /// orthogonal Procrustes problem to second order. Q^T Q changes by terms of third order only.
 void rotate_to_symmetry(at::Tensor& q) {
   constexpr double kLargestStep = 0.125;
-  at::Tensor n = q.t().contiguous().sub_(q);
+  at::Tensor n = q.t().clone(at::MemoryFormat::Contiguous).sub_(q);
   const double norm = spectral_norm(n, /*antisymmetric=*/true);
   if (norm == 0) return;
   n.div_(norm);
@@ -39,6 +46,42 @@ void rotate_to_symmetry(at::Tensor& q) {
   const double a = z < 0 ? std::min(kLargestStep, -w / z) : kLargestStep;
   q.add_(nq, a).add_(detail::matrix_product(n, nq), a * a / 2);
 }
+
+/// Q^-1 for an upper triangular matrix, or a diagonal.
+at::Tensor inverse_of(const at::Tensor& q) {
+  if (q.dim() == 1) return q.reciprocal();
+  const bool low = q.scalar_type() != at::kDouble;  // LibTorch has no systems below float32
+  const at::Tensor matrix = low ? q.to(at::kFloat) : q;
+  return at::linalg_solve_triangular(matrix, at::eye(q.size(0), matrix.options()), /*upper=*/true)
+      .to(q.scalar_type());
+}
+
+/// Where a factor is pulled: along T - c I, whose two parts |T| + c bounds together.
+struct Pull {
+  at::Tensor difference = {};  ///< T; matrix, or vector for a diagonal
+  at::Tensor columns = {};     ///< in its place F with T = F diag(signs) F^T, where F is thin
+  at::Tensor signs = {};
+  double shift = 0;  ///< c
+  double bound = 0;
+
+  /// Turns T into I - h (T - c I).
+  void become_step(double h) {
+    const double one = 1 + h * shift;
+    if (columns.defined()) {
+      signs.mul_(-h);
+      shift = one;
+    } else {
+      difference.mul_(-h);
+      (difference.dim() == 2 ? difference.diagonal() : difference).add_(one);
+    }
+  }
+  /// After that: the step of a matrix times x.
+  at::Tensor operator()(const at::Tensor& x) const {
+    if (!columns.defined()) return detail::matrix_product(difference, x);
+    const at::Tensor inner = detail::matrix_product(columns.t(), x).mul_(signs.unsqueeze(1));
+    return detail::matrix_product(columns, inner).add_(x, shift);
+  }
+};
 
 /// Q and its P = Q^T Q for one axis.
 struct Factor {
@@ -58,24 +101,55 @@ struct Factor {
   at::Tensor p_, p_of_;
 };
 
-class PsgdKronEstimator : public CovarianceEstimator {
+class KronPreconditioner : public PsgdPreconditioner {
  public:
-  PsgdKronEstimator(const ParameterView& view, const PsgdKronOptions& options)
+  KronPreconditioner(const ParameterView& view, const PsgdKronOptions& options)
       : view_(view), options_(options), factors_(view.shape.size()) {}
 
-  at::Tensor step(const at::Tensor& gradient, Momentum& momentum) override {
-    if (t_ == 0 && !start(gradient)) return {};
-    if (t_ % options_.refresh_interval == 0) refresh(gradient);
-    t_ += 1;
-    const ScaledTensor& filtered = momentum(gradient);
-    at::Tensor u = precondition(filtered.tensor);
-    if (filtered.factor != 1) u.mul_(filtered.factor);
-    return u;
+  const Shape& shape() const override { return view_.shape; }
+
+  void start(double scale) override {
+    int64_t num_factors = 0;
+    for (size_t i = 0; i < factors_.size(); ++i) num_factors += kind(i) != ModeKind::kIdentity;
+    const double s = std::pow(scale, 1 / static_cast<double>(std::max<int64_t>(num_factors, 1)));
+    for (size_t i = 0; i < factors_.size(); ++i) {
+      const int64_t d = view_.shape[i];
+      if (kind(i) == ModeKind::kDense) factors_[i].q = at::eye(d, view_.options).mul_(s);
+      if (kind(i) == ModeKind::kDiagonal) factors_[i].q = at::full(d, s, view_.options);
+    }
   }
 
-  OperatorPtr snapshot() const override {
-    CURVATURE_CHECK(t_ > 0, NotSupportedError, "snapshot: '{}' has seen no gradient yet",
-                    view_.name);
+  /// All factors see the old Q.
+  void move(const at::Tensor& h, const at::Tensor& v, int64_t number) override {
+    std::vector<Pull> pulls = options_.geometry == PsgdGeometry::kEq ? equivariant_pulls(h, v)
+                                                                     : preconditioned_pulls(h, v);
+    for (const Pull& pull : pulls) {
+      CURVATURE_CHECK(std::isfinite(pull.bound), NumericalError,
+                      "PSGD: the preconditioned gradient of '{}' is too large for its dtype",
+                      view_.name);
+    }
+    for (size_t i = 0; i < factors_.size(); ++i) {
+      if (factors_[i].q.defined()) move_factor(factors_[i], pulls[i]);
+    }
+    if (options_.balance_interval > 0 && number % options_.balance_interval == 0) balance();
+  }
+
+  at::Tensor apply(const at::Tensor& x) override {
+    std::vector<at::Tensor> squares(factors_.size()), adjoints(factors_.size());
+    bool has_thin = false;
+    for (size_t i = 0; i < factors_.size(); ++i) {
+      Factor& factor = factors_[i];
+      if (!factor.q.defined()) continue;
+      // Q^T (Q x) for few columns, without P.
+      squares[i] = is_thin(i) ? factor.q : factor.p();
+      if (is_thin(i)) adjoints[i] = factor.q.t();
+      has_thin = has_thin || is_thin(i);
+    }
+    const at::Tensor y = multiplied(x, squares);
+    return has_thin ? multiplied(y, adjoints) : y;
+  }
+
+  OperatorPtr covariance() const override {
     std::vector<at::Tensor> squares;
     for (size_t i = 0; i < factors_.size(); ++i) {
       const at::Tensor& q = factors_[i].q;
@@ -91,19 +165,22 @@ class PsgdKronEstimator : public CovarianceEstimator {
     return mode_operator(in_parameter_order(view_, squares));
   }
 
+  std::unique_ptr<PsgdPreconditioner> clone() const override {
+    return std::make_unique<KronPreconditioner>(*this);
+  }
+
   void visit(StateVisitor& visitor) override {
     for (size_t i = 0; i < factors_.size(); ++i) {
       visitor.tensor(fmt::format("factor_{}", i), factors_[i].q);
       visitor.number(fmt::format("lipschitz_{}", i), factors_[i].lipschitz);
     }
-    visitor.count("steps", t_);
   }
 
   int64_t state_bytes() const override {
     int64_t entries = 0;
     for (size_t i = 0; i < factors_.size(); ++i) {
       const int64_t d = view_.shape[i];
-      if (kind(i) == ModeKind::kDense) entries += 2 * d * d;
+      if (kind(i) == ModeKind::kDense) entries += (is_thin(i) ? 1 : 2) * d * d;
       if (kind(i) == ModeKind::kDiagonal) entries += 2 * d;
     }
     return entries * static_cast<int64_t>(view_.options.dtype().itemsize());
@@ -116,99 +193,137 @@ class PsgdKronEstimator : public CovarianceEstimator {
     return view_.modes[i] == ModeKind::kDense && skew ? ModeKind::kDiagonal : view_.modes[i];
   }
 
+  /// Whether the unfolding along a dense axis has so few columns that its Gram matrix costs more
+  /// than products with it.
+  bool is_thin(size_t i) const {
+    constexpr int64_t kFew = 8;
+    return kind(i) == ModeKind::kDense && kFew * view_.size() <= view_.shape[i] * view_.shape[i];
+  }
+
   double target(size_t i) const {
     return static_cast<double>(view_.size()) / static_cast<double>(view_.shape[i]);
   }
 
-  /// Sets the scale; false for a zero gradient.
-  bool start(const at::Tensor& gradient) {
-    // Fourth powers of small numbers would vanish in float32.
-    const double largest = gradient.abs().max().item<double>();
-    if (largest == 0) return false;
-    const double mean = (gradient / largest).pow(4).mean(at::kDouble).item<double>();
-    int64_t num_factors = 0;
-    for (size_t i = 0; i < factors_.size(); ++i) num_factors += kind(i) != ModeKind::kIdentity;
-    const double scale = std::pow(std::pow(mean, -0.125) / std::sqrt(largest),
-                                  1 / static_cast<double>(std::max<int64_t>(num_factors, 1)));
-    for (size_t i = 0; i < factors_.size(); ++i) {
-      const int64_t d = view_.shape[i];
-      if (kind(i) == ModeKind::kDense) factors_[i].q = at::eye(d, gradient.options()).mul_(scale);
-      if (kind(i) == ModeKind::kDiagonal) factors_[i].q = at::full(d, scale, gradient.options());
-    }
-    return true;
-  }
-
-  /// P x, a fresh tensor.
-  at::Tensor precondition(const at::Tensor& x) {
+  /// x times matrices or diagonals, where there are any; a fresh tensor.
+  static at::Tensor multiplied(const at::Tensor& x, const std::vector<at::Tensor>& factors) {
     at::Tensor y;
-    for (size_t i = 0; i < factors_.size(); ++i) {
-      if (factors_[i].q.defined() && factors_[i].is_dense()) {
-        y = mode_product(y.defined() ? y : x, factors_[i].p(), i);
+    for (size_t i = 0; i < factors.size(); ++i) {
+      if (factors[i].defined() && factors[i].dim() == 2) {
+        y = mode_product(y.defined() ? y : x, factors[i], i);
       }
     }
     if (!y.defined()) y = x.clone();
-    for (size_t i = 0; i < factors_.size(); ++i) {
-      if (factors_[i].q.defined() && !factors_[i].is_dense()) scale_mode(y, factors_[i].p(), i);
+    for (size_t i = 0; i < factors.size(); ++i) {
+      if (factors[i].defined() && factors[i].dim() == 1) scale_mode(y, factors[i], i);
     }
     return y;
   }
 
-  at::Tensor with_noise(const at::Tensor& gradient) const {
-    if (options_.noise == 0) return gradient;
-    const double rounding = view_.options.dtype() == at::kDouble ? 2.2e-16 : 1.2e-7;
-    const at::Tensor z = RandomSource(options_.seed)
-                             .derive(static_cast<uint64_t>(view_.index))
-                             .normal(static_cast<uint64_t>(t_), gradient.numel());
-    return gradient.abs()
-        .mul_(rounding)
-        .add_(options_.noise)
-        .mul_(z.to(gradient.options()).view_as(gradient))
-        .add_(gradient);
+  /// The Gram matrix along an axis, or its diagonal, as the factor is.
+  at::Tensor gram(const at::Tensor& x, size_t i) const {
+    return factors_[i].is_dense() ? mode_gram(x, i) : sum_other_modes(x * x, i);
   }
 
-  /// All factors see the old P; nothing changes if something is not finite.
-  void refresh(const at::Tensor& gradient) {
-    const at::Tensor r = precondition(with_noise(gradient));
-    std::vector<at::Tensor> grams(factors_.size());
-    std::vector<double> bounds(factors_.size());
+  static double norm_of(const at::Tensor& gram) {
+    return gram.dim() == 2 ? spectral_norm(gram) : gram.max().item<double>();
+  }
+
+  /// T = Gram(P h) - Gram(v); Gram(v) is c I on average.
+  std::vector<Pull> preconditioned_pulls(const at::Tensor& h, const at::Tensor& v) {
+    const at::Tensor a = apply(h);
+    std::vector<Pull> pulls(factors_.size());
     for (size_t i = 0; i < factors_.size(); ++i) {
       if (!factors_[i].q.defined()) continue;
-      const bool dense = factors_[i].is_dense();
-      grams[i] = dense ? mode_gram(r, i) : sum_other_modes(r * r, i);
-      const double norm = dense ? spectral_norm(grams[i]) : grams[i].max().item<double>();
-      CURVATURE_CHECK(std::isfinite(norm), NumericalError,
-                      "psgd_kron_estimator: the preconditioned gradient of '{}' is too large for "
-                      "its dtype",
-                      view_.name);
-      bounds[i] = norm + target(i);
+      if (is_thin(i)) {
+        pulls[i] = thin_pull(i, a, v);
+      } else if (v.defined()) {
+        const at::Tensor first = gram(a, i), second = gram(v, i);
+        pulls[i] = {.difference = first - second, .bound = norm_of(first + second)};
+      } else {
+        const at::Tensor first = gram(a, i);
+        pulls[i] = {.difference = first, .shift = target(i), .bound = norm_of(first) + target(i)};
+      }
     }
-    for (size_t i = 0; i < factors_.size(); ++i) {
-      if (factors_[i].q.defined()) move(i, grams[i], bounds[i]);
-    }
-    const int64_t refreshes = t_ / options_.refresh_interval + 1;
-    if (options_.balance_interval > 0 && refreshes % options_.balance_interval == 0) balance();
+    return pulls;
   }
 
-  /// `gram` is used up.
-  void move(size_t i, at::Tensor& gram, double bound) {
-    Factor& factor = factors_[i];
-    const double decay = options_.lipschitz_decay;
-    factor.lipschitz = std::max(decay * factor.lipschitz + (1 - decay) * bound, bound);
+  /// The same with columns in the place of Gram matrices.
+  Pull thin_pull(size_t i, const at::Tensor& a, const at::Tensor& v) const {
+    Pull pull{.columns = unfolding(a, i)};
+    pull.signs = at::ones({pull.columns.size(1)}, view_.options);
+    if (v.defined()) {
+      pull.columns = at::cat({pull.columns, unfolding(v, i)}, 1);
+      pull.signs = at::cat({pull.signs, -pull.signs});
+    } else {
+      pull.shift = target(i);
+    }
+    pull.bound = norm_of(detail::matrix_product(pull.columns.t(), pull.columns)) + pull.shift;
+    return pull;
+  }
+
+  /// T = Gram((x) Q_i h) - Gram((x) Q_i^-T v); for white v the mean of the latter is
+  /// prod_{j != i} |Q_j^-1|_F^2 Q_i^-T Q_i^-1.
+  std::vector<Pull> equivariant_pulls(const at::Tensor& h, const at::Tensor& v) const {
+    std::vector<at::Tensor> q(factors_.size()), inverses(factors_.size()),
+        adjoints(factors_.size());
+    std::vector<double> squares(factors_.size());
+    double all_squares = 1;
+    for (size_t i = 0; i < factors_.size(); ++i) {
+      squares[i] = static_cast<double>(view_.shape[i]);
+      q[i] = factors_[i].q;
+      if (q[i].defined()) {
+        inverses[i] = inverse_of(q[i]);
+        adjoints[i] = q[i].dim() == 2 ? inverses[i].t() : inverses[i];
+        squares[i] = std::pow(at::linalg_vector_norm(inverses[i]).item<double>(), 2);
+      }
+      all_squares *= squares[i];
+    }
+    const at::Tensor a = multiplied(h, q);
+    const at::Tensor b = v.defined() ? multiplied(v, adjoints) : at::Tensor();
+    std::vector<Pull> pulls(factors_.size());
+    for (size_t i = 0; i < factors_.size(); ++i) {
+      if (!q[i].defined()) continue;
+      const at::Tensor first = gram(a, i);
+      at::Tensor second;
+      if (v.defined()) {
+        second = gram(b, i);
+      } else {
+        second = q[i].dim() == 2 ? mode_gram(inverses[i], 1) : inverses[i] * inverses[i];
+        second.mul_(all_squares / squares[i]);
+      }
+      pulls[i] = {.difference = first - second, .bound = norm_of(first + second)};
+    }
+    return pulls;
+  }
+
+  /// The pull is used up.
+  void move_factor(Factor& factor, Pull& pull) const {
+    factor.lipschitz = running_bound(factor.lipschitz, pull.bound, options_.lipschitz_decay);
     const bool quad = options_.geometry == PsgdGeometry::kQuad;
     const double h = options_.preconditioner_rate / factor.lipschitz / (quad ? 2 : 1);
-    // I - h (A - c I)
-    gram.mul_(-h);
-    (factor.is_dense() ? gram.diagonal() : gram).add_(1 + h * target(i));
+    if (options_.geometry == PsgdGeometry::kEq && factor.is_dense()) pull.difference.triu_();
+    pull.become_step(h);
     if (!factor.is_dense()) {
-      factor.q = factor.q * (quad ? gram * gram : gram);
-    } else if (options_.geometry == PsgdGeometry::kQeq) {
-      factor.q = detail::matrix_product(factor.q, gram);
-    } else if (quad) {
-      const at::Tensor b = detail::matrix_product(detail::matrix_product(gram, factor.q), gram);
-      factor.q = (b + b.t()).div_(2);
-    } else {
-      factor.q = detail::matrix_product(gram, factor.q);
-      rotate_to_symmetry(factor.q);
+      const at::Tensor& step = pull.difference;
+      factor.q = factor.q * (quad ? step * step : step);
+      return;
+    }
+    switch (options_.geometry) {
+      case PsgdGeometry::kQeq:
+        factor.q = pull(factor.q.t()).t().contiguous();
+        break;
+      case PsgdGeometry::kQuad: {
+        const at::Tensor b = pull(pull(factor.q).t());
+        factor.q = (b + b.t()).div_(2);
+        break;
+      }
+      case PsgdGeometry::kQHalfEq:
+        factor.q = pull(factor.q);
+        rotate_to_symmetry(factor.q);
+        break;
+      case PsgdGeometry::kEq:
+        factor.q = pull(factor.q);
+        break;
     }
   }
 
@@ -230,28 +345,52 @@ class PsgdKronEstimator : public CovarianceEstimator {
   ParameterView view_;
   PsgdKronOptions options_;
   std::vector<Factor> factors_;  ///< undefined where an axis has none
-  int64_t t_ = 0;
 };
 
 }  // namespace
 
+PsgdUse psgd_use(const PsgdKronOptions& options) {
+  check_psgd("psgd_kron_estimator", options.preconditioner_rate, options.lipschitz_decay,
+             options.noise, options.refresh_interval);
+  CURVATURE_CHECK(options.max_skew >= 0 && options.balance_interval >= 0, OptionError,
+                  "psgd_kron_estimator: expected max_skew and balance_interval >= 0, got {} and {}",
+                  options.max_skew, options.balance_interval);
+  return {.make =
+              [options](const ParameterView& view) {
+                return std::make_unique<KronPreconditioner>(view, options);
+              },
+          .refresh_interval = options.refresh_interval,
+          .noise = options.noise,
+          .seed = options.seed};
+}
+
+PsgdUse psgd_use(const PsgdDenseOptions& options) {
+  check_psgd("psgd_dense_estimator", options.preconditioner_rate, options.lipschitz_decay,
+             options.noise, options.refresh_interval);
+  const PsgdKronOptions one_axis{.preconditioner_rate = options.preconditioner_rate,
+                                 .lipschitz_decay = options.lipschitz_decay,
+                                 .max_skew = std::numeric_limits<double>::infinity(),
+                                 .geometry = options.geometry};
+  const auto make = [one_axis, limit = options.max_size](const ParameterView& view) {
+    CURVATURE_CHECK(view.size() <= limit, OptionError,
+                    "psgd_dense_estimator: '{}' is too large for a matrix of its own; expected at "
+                    "most max_size = {} entries, got {}; use psgd_lra_estimator or "
+                    "psgd_kron_estimator",
+                    view.name, limit, view.size());
+    return std::make_unique<KronPreconditioner>(flattened(view), one_axis);
+  };
+  return {.make = make,
+          .refresh_interval = options.refresh_interval,
+          .noise = options.noise,
+          .seed = options.seed};
+}
+
 EstimatorFactory psgd_kron_estimator(const PsgdKronOptions& options) {
-  CURVATURE_CHECK(options.preconditioner_rate > 0 && options.preconditioner_rate < 1 &&
-                      options.lipschitz_decay >= 0 && options.lipschitz_decay < 1,
-                  OptionError,
-                  "psgd_kron_estimator: expected preconditioner_rate in (0, 1) and lipschitz_decay "
-                  "in [0, 1), got {} and {}",
-                  options.preconditioner_rate, options.lipschitz_decay);
-  CURVATURE_CHECK(options.max_skew >= 0 && options.noise >= 0 && options.refresh_interval >= 1 &&
-                      options.balance_interval >= 0,
-                  OptionError,
-                  "psgd_kron_estimator: expected max_skew, noise, balance_interval >= 0 and "
-                  "refresh_interval >= 1, got {}, {}, {} and {}",
-                  options.max_skew, options.noise, options.balance_interval,
-                  options.refresh_interval);
-  return with_long_axes_last([options](const ParameterView& view) {
-    return std::make_unique<PsgdKronEstimator>(view, options);
-  });
+  return with_long_axes_last(psgd_estimator(psgd_use(options)));
+}
+
+EstimatorFactory psgd_dense_estimator(const PsgdDenseOptions& options) {
+  return psgd_estimator(psgd_use(options));
 }
 
 }  // namespace curvature::optim

@@ -16,6 +16,7 @@
 #include "core/matrix_product.hpp"
 #include "layerwise/gram.hpp"
 #include "optim/axis_order.hpp"
+#include "optim/coupled_root.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/symmetric_eigen.hpp"
 
@@ -127,7 +128,11 @@ class ShampooEstimator : public CovarianceEstimator {
       }
       trace = mode.factor.diagonal().sum(at::kDouble).item<double>();
       detail::mirror_lower(mode.factor);
-      if (const auto eigen = solve_(mode.factor / weight(), i)) {
+      const at::Tensor factor = mode.factor / weight();
+      if (const auto root =
+              root_by_products(factor, options_.root, exponent, options_.factor_epsilon)) {
+        mode.root = *root;
+      } else if (const auto eigen = solve_(factor, i)) {
         const at::Tensor& q = eigen->vectors;
         mode.root = detail::matrix_product(q * powers(eigen->values, -exponent), q.t());
       }
@@ -166,6 +171,12 @@ EstimatorFactory shampoo_estimator(const ShampooEstimatorOptions& options) {
                   OptionError,
                   "shampoo_estimator: factor_epsilon, rank_tolerance and exponent must not be "
                   "negative");
+  CURVATURE_CHECK(options.root == RootMethod::kEigh ||
+                      (options.rank_tolerance == 0 && is_whole_root(options.exponent.value_or(1))),
+                  OptionError,
+                  "shampoo_estimator: roots by products need rank_tolerance 0 and a whole 1 / "
+                  "exponent, got {} and {}",
+                  options.rank_tolerance, options.exponent.value_or(1));
   check_refresh(options.refresh);
   return with_long_axes_last([options](const ParameterView& view) {
     return std::make_unique<ShampooEstimator>(view, options);

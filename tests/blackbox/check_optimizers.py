@@ -146,6 +146,57 @@ def spectral(gradients, rate=1e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, toleranc
         yield rate * q[0] @ u @ q[1].T
 
 
+def root_free(gradients, after: bool, rate=1e-3, beta1=0.9, beta2=0.99, epsilon=1e-5,
+              batch_size=8) -> Iterator[np.ndarray]:
+    m, v = 0.0, 1 / batch_size
+    for g in gradients:
+        v = beta2 * v + (1 - beta2) * g * g
+        scale = batch_size * v + epsilon
+        m = beta1 * m + (g / scale if after else (1 - beta1) * g)
+        yield rate * (m if after else m / scale)
+
+
+def psgd_dense(gradients, geometry: str, rate=1e-3, speed=0.1, decay=0.9,
+               momentum=0.9) -> Iterator[np.ndarray]:
+    count = gradients[0].size
+    one = np.eye(count)
+    q = np.mean(gradients[0] ** 4) ** (-1 / 8) * one
+    m, bound = 0.0, 0.0
+    for t, g in enumerate(gradients, 1):
+        b = min((t - 1) / t, momentum)
+        m = b * m + (1 - b) * g
+        if geometry == "eq":
+            a, inverse = q @ g.ravel(), np.linalg.inv(q)
+            first, second = np.outer(a, a), inverse.T @ inverse
+            size = np.linalg.norm(first + second, 2)
+        else:
+            a = q.T @ q @ g.ravel()
+            first, size = np.outer(a, a), a @ a + 1
+        bound = max(decay * bound + (1 - decay) * size, size)
+        if geometry == "eq":
+            q = q - speed / bound * np.triu(first - second) @ q
+        else:
+            q = psgd_moved(q, first, 1, speed / bound, geometry == "quad")
+        u = (q.T @ q @ m.ravel()).reshape(g.shape)
+        u = u * min(1.0, 2 / np.sqrt(np.mean(u * u)))
+        yield rate * np.clip(u, -10, 10)
+
+
+def psgd_diagonal(gradients, rate=1e-3, speed=0.1, decay=0.9, momentum=0.9) -> Iterator[np.ndarray]:
+    d = np.full(gradients[0].shape, np.mean(gradients[0] ** 4) ** (-1 / 8))
+    m, bound = 0.0, 0.0
+    for t, g in enumerate(gradients, 1):
+        b = min((t - 1) / t, momentum)
+        m = b * m + (1 - b) * g
+        first, second = (d * g) ** 2, d**-2.0
+        size = first.max() + second.max()
+        bound = max(decay * bound + (1 - decay) * size, size)
+        d = d - speed / bound * (first - second) * d
+        u = d * d * m
+        u = u * min(1.0, 2 / np.sqrt(np.mean(u * u)))
+        yield rate * np.clip(u, -10, 10)
+
+
 def kl_shampoo(gradients, rate=1e-3, beta1=0.9, beta2=0.95, epsilon=1e-8, interval=10,
                warm=20) -> Iterator[np.ndarray]:
     sizes = gradients[0].shape
@@ -186,9 +237,35 @@ METHODS: list[tuple[str, dict[str, str], Callable, float]] = [
     ("sirf-shampoo", {"batch_size": "8"}, sirf, 1e-3),
     ("psgd-kron", {}, lambda g: psgd(g, quad=False), 1e-3),
     ("psgd-kron", {"geometry": "quad"}, lambda g: psgd(g, quad=True), 1e-3),
+    ("psgd-dense", {}, lambda g: psgd_dense(g, "q0.5eq1.5"), 1e-3),
+    ("psgd-dense", {"geometry": "quad"}, lambda g: psgd_dense(g, "quad"), 1e-3),
+    ("psgd-dense", {"geometry": "eq"}, lambda g: psgd_dense(g, "eq"), 1e-3),
+    ("psgd-lra", {"rank": "0"}, psgd_diagonal, 1e-3),
+    ("rf-adamw", {"batch_size": "8"}, lambda g: root_free(g, after=False), 1e-3),
+    ("rf-rmsprop", {"batch_size": "8"}, lambda g: root_free(g, after=True), 1e-3),
     ("spectral-factorized", {}, spectral, 1e-3),
     ("kl-shampoo", {}, kl_shampoo, 1e-3),
+    # As many eigenpairs as there are; no epsilon.
+    ("spiked-kl-shampoo", {}, lambda g: kl_shampoo(g, epsilon=0), 1e-3),
 ]
+ENTRY_BY_ENTRY = ("adamw", "rf-adamw", "rf-rmsprop")
+
+# Values that must make a difference to what the defaults (or `CONTEXT`) give.
+CONTEXT = {"psgd-newton": {"learning_rate": "0.1"}, "spiked-kl-shampoo": {"warm_refresh": "0"}}
+PSGD = {"preconditioner_rate": "0.3", "lipschitz_decay": "0.1", "refresh_interval": "3",
+        "noise": "0.1", "momentum": "0.5"}
+OPTIONS: dict[str, dict[str, str]] = {
+    "psgd-kron": {**PSGD, "geometry": "eq", "max_skew": "9"},
+    "psgd-dense": {**PSGD, "geometry": "qeq"},
+    "psgd-lra": {**PSGD, "rank": "2"},
+    "rf-adamw": {"beta1": "0.5", "beta2": "0.5", "epsilon": "0.1", "batch_size": "8"},
+    "rf-rmsprop": {"beta1": "0.5", "beta2": "0.5", "epsilon": "0.1", "batch_size": "8"},
+    "spiked-kl-shampoo": {"rank": "1", "damping": "0.1", "exponent": "0.25", "debias": "false",
+                          "refresh_interval": "3", "warm_refresh": "2"},
+    "psgd-newton": {"form": "lra", "preconditioner_rate": "0.3", "refresh_interval": "3",
+                    "noise": "0.1", "momentum": "0.5", "clip_norm": "0.01", "geometry": "quad",
+                    "max_skew": "0.1", "curvature": "ggn", "weight_decay": "0.1"},
+}
 
 
 class Checker:
@@ -220,12 +297,39 @@ class Checker:
             with np.load(folder / "values.npz") as values:
                 for parameter in SHAPES:
                     g = gradients[parameter]
-                    matrix = as_matrix(g[0]).ndim == 2
-                    steps = (method([as_matrix(x) for x in g]) if matrix else adamw(g, rate))
+                    if name in ENTRY_BY_ENTRY:
+                        steps = method(g)
+                    elif as_matrix(g[0]).ndim == 2:
+                        steps = method([as_matrix(x) for x in g])
+                    else:
+                        steps = adamw(g, rate)
                     moved = [step.reshape(g[0].shape) for step in steps]
                     expected = start[parameter] - np.cumsum(moved, axis=0)
                     error = np.abs(values[parameter] - expected).max()
                     self.expect(f"{name} {options} {parameter}", error < TOLERANCE, error)
+
+    def options(self, folder: Path, case: Path) -> None:
+        for name, options in OPTIONS.items():
+            plain = self.outcome(folder, case, name, {})
+            for option, value in options.items():
+                changed = self.outcome(folder, case, name, {option: value})
+                self.expect(f"{name}: {option} matters", plain != changed)
+
+    def outcome(self, folder: Path, case: Path, name: str, options: dict[str, str]) -> bytes:
+        assignments = [part for item in (CONTEXT.get(name, {}) | options).items() for part in
+                       ("--option", "=".join(item))]
+        if name == "psgd-newton":
+            output = folder / "values.safetensors"
+            self.run("train", "--model", str(case / "model.pt"), "--inputs",
+                     str(case / "inputs.npy"), "--targets", str(case / "targets.npy"),
+                     "--optimizer", name, *assignments, "--steps", "5", "--batch-size", "4",
+                     "--log", str(folder / "log.jsonl"), "--output", str(output))
+            return bytes_of(str(output))
+        self.run("replay", "--optimizer", name, *assignments, "--parameters",
+                 str(folder / "start.npz"), "--gradients", str(folder / "gradients.npz"),
+                 "--output", str(folder / "values.npz"))
+        with np.load(folder / "values.npz") as values:
+            return b"".join(values[parameter].tobytes() for parameter in SHAPES)
 
     def resumed_runs(self, folder: Path, case: Path) -> None:
         listing = subprocess.run([self.tool, "optimizers", "--json"], check=True,
@@ -269,6 +373,7 @@ def main() -> int:
     checker = Checker(arguments.tool)
     with tempfile.TemporaryDirectory() as folder:
         checker.trajectories(Path(folder))
+        checker.options(Path(folder), arguments.cases / "mlp-gelu-ce-mean")
         checker.resumed_runs(Path(folder), arguments.cases / "mlp-gelu-ce-mean")
     print(f"{checker.counts[True]} passed, {checker.counts[False]} failed")
     return 0 if checker.counts[True] and not checker.counts[False] else 1

@@ -3,7 +3,6 @@
 #include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 
-#include <curvature/core/materialize.hpp>
 #include <curvature/optim/psgd_kron_estimator.hpp>
 #include <curvature/optim/sirf_estimator.hpp>
 #include <curvature/optim/spectral_factorized_estimator.hpp>

@@ -6,8 +6,11 @@
 
 #include <curvature/optim/kl_shampoo_estimator.hpp>
 #include <curvature/optim/preconditioned.hpp>
+#include <curvature/optim/psgd_dense_estimator.hpp>
+#include <curvature/optim/psgd_lra_estimator.hpp>
 #include <curvature/optim/shampoo_estimator.hpp>
 #include <curvature/optim/soap_estimator.hpp>
+#include <curvature/optim/spiked_kl_shampoo_estimator.hpp>
 
 namespace curvature::testing {
 
@@ -33,9 +36,11 @@ inline std::vector<OptimMethod> optim_methods() {
   KlShampooEstimatorOptions von_neumann{.divergence = 1, .refresh = {.interval = 3, .start = 3}};
   KlShampooEstimatorOptions kl_soap = kl_soap_options();
   kl_soap.refresh = {.interval = 3, .start = 3, .warm = 2};
+  const PreconditionedOptions bounded = {.clip = {.rms = 2, .entry = 10}};
   return {
       {"sgd", identity_estimator(), {}, false, 0.05},
       {"adamw", adam_estimator()},
+      {"root-free", adam_estimator(root_free_adam_options(1)), {}, false, 0.05},
       {"shampoo", shampoo_estimator({.factor_epsilon = 1e-6, .refresh = {.interval = 3}})},
       {"shampoo-half",
        shampoo_estimator({.factor_epsilon = 1e-6, .exponent = 0.5, .trace_scaling = true})},
@@ -48,6 +53,12 @@ inline std::vector<OptimMethod> optim_methods() {
       {"kl-shampoo-exact", kl_shampoo_estimator(exact_kl_shampoo_options())},
       {"kl-soap", kl_shampoo_estimator(kl_soap)},
       {"von-neumann", kl_shampoo_estimator(von_neumann)},
+      {"spiked-kl-shampoo",
+       spiked_kl_shampoo_estimator(
+           {.rank = 2, .damping = 1e-6, .refresh = {.interval = 3, .start = 3, .warm = 2}})},
+      {"psgd-dense", psgd_dense_estimator({.refresh_interval = 2, .noise = 1e-6}), bounded},
+      {"psgd-eq", psgd_dense_estimator({.geometry = PsgdGeometry::kEq, .noise = 1e-6}), bounded},
+      {"psgd-lra", psgd_lra_estimator({.rank = 2, .noise = 1e-6}), bounded},
   };
 }
 

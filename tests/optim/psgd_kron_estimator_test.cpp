@@ -62,6 +62,35 @@ struct Reference {
     x = x + a * (n.matmul(x) + a / 2 * n.matmul(n).matmul(x));
   }
 
+  /// ("EQ") What a white v gives along an axis, summed over unit tensors.
+  at::Tensor expected_gram(const std::vector<at::Tensor>& adjoints, size_t i) const {
+    at::Tensor sum = torch::zeros_like(q[i]);
+    const int64_t count = m.numel();
+    for (int64_t entry = 0; entry < count; ++entry) {
+      const at::Tensor unit = torch::eye(count, m.options())[entry].view(m.sizes());
+      const at::Tensor x = unfolded(multiplied(unit, adjoints), int64_t(i));
+      sum += x.matmul(x.t());
+    }
+    return sum;
+  }
+
+  void move_equivariantly(const at::Tensor& g) {
+    std::vector<at::Tensor> adjoints;
+    for (const at::Tensor& factor : q) adjoints.push_back(torch::linalg_inv(factor).t());
+    const at::Tensor a = multiplied(g, q);
+    std::vector<at::Tensor> next;
+    for (size_t i = 0; i < q.size(); ++i) {
+      const at::Tensor x = unfolded(a, int64_t(i));
+      at::Tensor first = x.matmul(x.t()), second = expected_gram(adjoints, i);
+      if (!dense[i]) first = first.diagonal().diag(), second = second.diagonal().diag();
+      const double ell = largest_singular_value(first + second);
+      lipschitz[i] = std::max(lipschitz_decay * lipschitz[i] + (1 - lipschitz_decay) * ell, ell);
+      next.push_back(q[i] -
+                     preconditioner_rate / lipschitz[i] * (first - second).triu().matmul(q[i]));
+    }
+    q = next;
+  }
+
   void move(size_t i, at::Tensor a, double c) {
     if (!dense[i]) a = a.diagonal().diag();
     const double ell = largest_singular_value(a) + c;
@@ -85,7 +114,9 @@ struct Reference {
     t += 1;
     const double beta = std::min(double(t - 1) / double(t), momentum);
     m = beta * m + (1 - beta) * g;
-    if ((t - 1) % interval == 0) {
+    if ((t - 1) % interval == 0 && geometry == PsgdGeometry::kEq) {
+      move_equivariantly(g);
+    } else if ((t - 1) % interval == 0) {
       const at::Tensor r = whitened(g);
       for (size_t i = 0; i < q.size(); ++i) {
         const at::Tensor x = unfolded(r, int64_t(i));
@@ -117,7 +148,7 @@ BOOST_AUTO_TEST_SUITE(psgd_kron_estimator_test)
 
 BOOST_AUTO_TEST_CASE(trajectories_are_those_of_the_conventions) {
   for (const PsgdGeometry geometry :
-       {PsgdGeometry::kQHalfEq, PsgdGeometry::kQuad, PsgdGeometry::kQeq}) {
+       {PsgdGeometry::kQHalfEq, PsgdGeometry::kQuad, PsgdGeometry::kQeq, PsgdGeometry::kEq}) {
     for (const auto& shape : kShapes) {
       for (const int64_t interval : {1, 5}) {
         const at::Tensor start = normal(shape, 7);
@@ -154,7 +185,7 @@ BOOST_AUTO_TEST_CASE(preconditioner_becomes_the_inverse_root_of_a_kronecker_cova
   const auto [values, vectors] = torch::linalg_eigh(covariance);
   const at::Tensor root = vectors.matmul(values.rsqrt().diag()).matmul(vectors.t());
   for (const PsgdGeometry geometry :
-       {PsgdGeometry::kQHalfEq, PsgdGeometry::kQuad, PsgdGeometry::kQeq}) {
+       {PsgdGeometry::kQHalfEq, PsgdGeometry::kQuad, PsgdGeometry::kQeq, PsgdGeometry::kEq}) {
     Replay replay(
         torch::zeros({3, 2}, double_options()),
         psgd_kron_estimator({.preconditioner_rate = 0.01, .max_skew = 2, .geometry = geometry}),

@@ -7,11 +7,15 @@
 namespace curvature::optim {
 
 /// How a factor Q moves; A is the Gram matrix of the preconditioned gradient along its axis, c its
-/// target, h the step size.
+/// target, h the step size. With products of a Hessian (`psgd_newton`) the Gram matrix of the
+/// vector v takes the place of c I.
 enum class PsgdGeometry {
   kQHalfEq,  ///< Q <- Q - h (A - c I) Q, then a rotation towards symmetry ("Q0.5EQ1.5")
   kQuad,     ///< Q <- (I - h/2 (A - c I)) Q (I - h/2 (A - c I)), symmetric
   kQeq,      ///< Q <- Q - h Q (A - c I)
+  /// Q <- Q - h triu(A - B) Q, Q upper triangular; here A is the Gram matrix of (x) Q_i g, and B
+  /// that of (x) Q_i^-T v, or its mean over white v ("EQ"). One triangular system, no rotation.
+  kEq,
 };
 
 /// How `psgd_kron_estimator` estimates.

@@ -7,6 +7,13 @@
 
 namespace curvature::optim {
 
+/// How a factor's power -p is computed.
+enum class RootMethod {
+  kEigh,        ///< by an eigendecomposition
+  kNewton,      ///< by coupled Newton steps, products alone: 10 to 28 of four products and more
+  kThirdOrder,  ///< by steps of third order, two thirds as many of five products and more
+};
+
 /// How `shampoo_estimator` estimates.
 struct ShampooEstimatorOptions {
   double beta2 = 0.95;               ///< decay of the factors' averages
@@ -19,7 +26,10 @@ struct ShampooEstimatorOptions {
   /// Eigenvalues up to this number times the largest count as 0 and so do their powers; 0: none.
   double rank_tolerance = 0;
   bool bias_correction = true;  ///< averages are divided by 1 - beta2^t
-  RefreshOptions refresh{};     ///< of the roots
+  /// How roots are computed. By products 1/p must be whole and `rank_tolerance` 0; a matrix that is
+  /// too ill-conditioned for its dtype (1e7 in float32) is decomposed all the same.
+  RootMethod root = RootMethod::kEigh;
+  RefreshOptions refresh{};  ///< of the roots
 };
 
 /// Shampoo: factors S_i <- beta2 S_i + (1 - beta2) G_(i) G_(i)^T; U = M x_1 S_1^-p ... x_k S_k^-p,

@@ -12,6 +12,7 @@ namespace curvature::cli {
 std::vector<OptimizerEntry> first_order_optimizers();
 std::vector<OptimizerEntry> shampoo_family_optimizers();
 std::vector<OptimizerEntry> inverse_free_optimizers();
+std::vector<OptimizerEntry> psgd_optimizers();
 std::vector<OptimizerEntry> model_based_optimizers();
 
 }  // namespace curvature::cli

@@ -29,8 +29,51 @@ OptimizerEntry adamw() {
                      });
 }
 
+/// Adam without its root, for gradients of a mean over a batch.
+optim::EstimatorFactory root_free(const OptionValues& values) {
+  optim::AdamEstimatorOptions options = optim::root_free_adam_options(values.integer("batch_size"));
+  options.beta2 = values.number("beta2");
+  options.epsilon = values.number("epsilon");
+  return optim::adam_estimator(options);
+}
+
+OptimizerOptions root_free_options() {
+  return {
+      number_option("beta1", 0.9, "weight of earlier gradients or directions"),
+      number_option("beta2", 0.99, "decay of the second moment, which is 1/batch_size at first"),
+      number_option("epsilon", 1e-5, "added to batch_size times the second moment"),
+      integer_option("batch_size", 1, "examples in the mean")};
+}
+
+OptimizerEntry root_free_adamw() {
+  return shell_entry(
+      "rf-adamw", "AdamW without the root: a diagonal of the Fisher matrix for gradients of a mean",
+      joined({step_options(), root_free_options()}),
+      [](const OptionValues& values, const OptimizerContext&) { return root_free(values); },
+      [](optim::PreconditionedOptions& options, const OptionValues& values) {
+        options.momentum.bias_correction = false;
+        options.fallback = root_free(values);
+      });
+}
+
+OptimizerEntry root_free_rmsprop() {
+  return shell_entry(
+      "rf-rmsprop", "RMSProp without the root: directions and weight decay are summed",
+      joined({without(step_options(), "decay"), root_free_options()}),
+      [](const OptionValues& values, const OptimizerContext&) { return root_free(values); },
+      [](optim::PreconditionedOptions& options, const OptionValues& values) {
+        options.momentum = {.beta = values.number("beta1"),
+                            .averaging = optim::Averaging::kHeavyBall,
+                            .place = optim::MomentumPlace::kAfter};
+        options.weight_decay.kind = optim::WeightDecay::kDirection;
+        options.fallback = root_free(values);
+      });
+}
+
 }  // namespace
 
-std::vector<OptimizerEntry> first_order_optimizers() { return {sgd(), adamw()}; }
+std::vector<OptimizerEntry> first_order_optimizers() {
+  return {sgd(), adamw(), root_free_adamw(), root_free_rmsprop()};
+}
 
 }  // namespace curvature::cli

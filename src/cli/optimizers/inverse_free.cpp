@@ -1,5 +1,4 @@
 #include <curvature/optim/muon_estimator.hpp>
-#include <curvature/optim/psgd_kron_estimator.hpp>
 #include <curvature/optim/sirf_estimator.hpp>
 #include <curvature/optim/spectral_factorized_estimator.hpp>
 
@@ -12,58 +11,8 @@ namespace {
 
 using optim::Averaging;
 
-/// Step options with another default for one of them.
-OptimizerOptions with_default(OptimizerOptions options, const std::string& name,
-                              const std::string& value) {
-  for (OptimizerOption& option : options) {
-    if (option.name == name) option.default_value = value;
-  }
-  return options;
-}
-
-OptimizerOptions without(OptimizerOptions options, const std::string& name) {
-  std::erase_if(options, [&](const OptimizerOption& option) { return option.name == name; });
-  return options;
-}
-
 OptimizerOption refresh_option() {
   return integer_option("refresh_interval", 1, "steps between updates of the factors");
-}
-
-/// Vectors are AdamW's whatever the momentum of the matrices.
-void set_momentum(optim::PreconditionedOptions& options, const optim::MomentumOptions& momentum) {
-  options.momentum = momentum;
-  options.fallback_momentum = optim::MomentumOptions();
-}
-
-const Words<optim::PsgdGeometry> kGeometries = {{"q0.5eq1.5", optim::PsgdGeometry::kQHalfEq},
-                                                {"quad", optim::PsgdGeometry::kQuad},
-                                                {"qeq", optim::PsgdGeometry::kQeq}};
-
-OptimizerEntry psgd_kron() {
-  OptimizerOptions steps = with_default(step_options(), "clip_rms", "2");
-  steps = with_default(std::move(steps), "clip_max", "10");
-  return shell_entry(
-      "psgd-kron", "whitening by gradient descent on a group of matrices; no decomposition",
-      joined({steps,
-              matrix_options(),
-              {number_option("preconditioner_rate", 0.1, "step size of the factors"),
-               number_option("lipschitz_decay", 0.9, "of the bound that it is divided by"),
-               number_option("momentum", 0.9, "largest weight of earlier gradients"),
-               number_option("max_skew", 1, "axes with d^2 above this times D are diagonal"),
-               choice("geometry", kGeometries, "how a factor moves"), refresh_option()}}),
-      [](const OptionValues& values, const OptimizerContext&) {
-        return optim::psgd_kron_estimator(
-            {.preconditioner_rate = values.number("preconditioner_rate"),
-             .lipschitz_decay = values.number("lipschitz_decay"),
-             .max_skew = values.number("max_skew"),
-             .geometry = chosen(values, "geometry", kGeometries),
-             .refresh_interval = values.integer("refresh_interval")});
-      },
-      [](optim::PreconditionedOptions& options, const OptionValues& values) {
-        set_momentum(options,
-                     {.beta = values.number("momentum"), .averaging = Averaging::kRunningMean});
-      });
 }
 
 OptimizerEntry sirf_shampoo() {
@@ -87,9 +36,9 @@ OptimizerEntry sirf_shampoo() {
              .structure = {.kind = chosen(values, "structure", kStructures)}});
       },
       [](optim::PreconditionedOptions& options, const OptionValues& values) {
-        set_momentum(options, {.beta = values.number("alpha1"),
-                               .averaging = Averaging::kHeavyBall,
-                               .place = optim::MomentumPlace::kAfter});
+        set_matrix_momentum(options, {.beta = values.number("alpha1"),
+                                      .averaging = Averaging::kHeavyBall,
+                                      .place = optim::MomentumPlace::kAfter});
         options.weight_decay.kind = optim::WeightDecay::kDirection;
       });
 }
@@ -106,9 +55,9 @@ OptimizerEntry muon() {
         return optim::muon_estimator({.steps = values.integer("steps")});
       },
       [](optim::PreconditionedOptions& options, const OptionValues& values) {
-        set_momentum(options, {.beta = values.number("momentum"),
-                               .nesterov = values.flag("nesterov"),
-                               .bias_correction = false});
+        set_matrix_momentum(options, {.beta = values.number("momentum"),
+                                      .nesterov = values.flag("nesterov"),
+                                      .bias_correction = false});
       });
 }
 
@@ -136,7 +85,7 @@ OptimizerEntry spectral_factorized() {
 }  // namespace
 
 std::vector<OptimizerEntry> inverse_free_optimizers() {
-  return {sirf_shampoo(), psgd_kron(), muon(), spectral_factorized()};
+  return {sirf_shampoo(), muon(), spectral_factorized()};
 }
 
 }  // namespace curvature::cli

@@ -1,9 +1,11 @@
 #include <curvature/optim/kl_shampoo_estimator.hpp>
 #include <curvature/optim/shampoo_estimator.hpp>
 #include <curvature/optim/soap_estimator.hpp>
+#include <curvature/optim/spiked_kl_shampoo_estimator.hpp>
 
 #include "cli/optimizers/families.hpp"
 #include "cli/optimizers/shell.hpp"
+#include "cli/optimizers/words.hpp"
 
 namespace curvature::cli {
 namespace {
@@ -12,6 +14,10 @@ using optim::BasisMethod;
 using optim::FirstGradient;
 using optim::Transport;
 using optim::UpdateOrder;
+
+const Words<optim::RootMethod> kRootMethods = {{"eigh", optim::RootMethod::kEigh},
+                                               {"newton", optim::RootMethod::kNewton},
+                                               {"third-order", optim::RootMethod::kThirdOrder}};
 
 OptimizerOption refresh_option(int64_t interval) {
   return integer_option("refresh_interval", interval, "steps between renewals");
@@ -81,6 +87,7 @@ OptimizerEntry shampoo() {
                flag_option("trace_scaling", false, "divides the product of the factors by a trace"),
                number_option("rank_tolerance", 0,
                              "eigenvalues up to this part of the largest count as 0"),
+               choice("root", kRootMethods, "how powers of factors are computed"),
                refresh_option(1), start_option()}}),
       [](const OptionValues& values, const OptimizerContext&) {
         return optim::shampoo_estimator({.beta2 = values.number("beta2"),
@@ -89,6 +96,7 @@ OptimizerEntry shampoo() {
                                          .accumulate_sum = values.word("accumulate") == "sum",
                                          .trace_scaling = values.flag("trace_scaling"),
                                          .rank_tolerance = values.number("rank_tolerance"),
+                                         .root = chosen(values, "root", kRootMethods),
                                          .refresh = refresh_of(values)});
       });
 }
@@ -161,6 +169,37 @@ OptimizerEntry kl_shampoo(const std::string& name, const std::string& descriptio
       });
 }
 
+OptimizerEntry spiked_kl_shampoo() {
+  return shell_entry(
+      "spiked-kl-shampoo", "KL-Shampoo with few eigenpairs and one value for all others",
+      joined(
+          {step_options(),
+           moment_options(),
+           matrix_options(),
+           {integer_option("rank", 16, "eigenpairs of each factor"),
+            number_option("damping", 0, "d: models the second moment plus d I"),
+            number_option("exponent", 0.5, "of the operator"),
+            flag_option("debias", true, "the start counts as one gradient"),
+            flag_option("balance", true, "factors get equal mean eigenvalues"), refresh_option(10),
+            integer_option("warm_refresh", 20, "every step up to this one renews"),
+            flag_option("stagger", false, "parameters take turns in being renewed")}}),
+      [](const OptionValues& values, const OptimizerContext& context) {
+        const int64_t interval = values.integer("refresh_interval");
+        return optim::spiked_kl_shampoo_estimator(
+            {.rank = values.integer("rank"),
+             .beta2 = values.number("beta2"),
+             .exponent = values.number("exponent"),
+             .damping = values.number("damping"),
+             .debias = values.flag("debias"),
+             .balance = values.flag("balance"),
+             .refresh = {.interval = interval,
+                         .start = interval,
+                         .warm = values.integer("warm_refresh"),
+                         .stagger = values.flag("stagger")},
+             .seed = context.random.seed()});
+      });
+}
+
 }  // namespace
 
 std::vector<OptimizerEntry> shampoo_family_optimizers() {
@@ -173,7 +212,8 @@ std::vector<OptimizerEntry> shampoo_family_optimizers() {
                      optim::KlShampooEstimatorOptions()),
           kl_shampoo("kl-shampoo-exact", "the same with exact roots in every step",
                      optim::exact_kl_shampoo_options()),
-          kl_shampoo("kl-soap", "Adam in the eigenbasis of KL-Shampoo", optim::kl_soap_options())};
+          kl_shampoo("kl-soap", "Adam in the eigenbasis of KL-Shampoo", optim::kl_soap_options()),
+          spiked_kl_shampoo()};
 }
 
 }  // namespace curvature::cli

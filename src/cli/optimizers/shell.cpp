@@ -58,6 +58,19 @@ OptimizerOptions joined(const std::vector<OptimizerOptions>& lists) {
   return all;
 }
 
+OptimizerOptions with_default(OptimizerOptions options, const std::string& name,
+                              const std::string& value) {
+  for (OptimizerOption& option : options) {
+    if (option.name == name) option.default_value = value;
+  }
+  return options;
+}
+
+OptimizerOptions without(OptimizerOptions options, const std::string& name) {
+  std::erase_if(options, [&](const OptimizerOption& option) { return option.name == name; });
+  return options;
+}
+
 OptimizerOptions step_options(double learning_rate) {
   return {
       number_option("learning_rate", learning_rate, "what directions are multiplied by"),
@@ -126,6 +139,12 @@ optim::PreconditionedOptions preconditioned_options(const OptionValues& values,
   options.fallback = optim::adam_estimator(fallback);
   options.warn = context.warn;
   return options;
+}
+
+void set_matrix_momentum(optim::PreconditionedOptions& options,
+                         const optim::MomentumOptions& momentum) {
+  options.momentum = momentum;
+  options.fallback_momentum = optim::MomentumOptions();
 }
 
 OptimizerEntry shell_entry(

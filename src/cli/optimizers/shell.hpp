@@ -12,6 +12,12 @@ using OptimizerOptions = std::vector<OptimizerOption>;
 /// One list after the other.
 OptimizerOptions joined(const std::vector<OptimizerOptions>& lists);
 
+/// A list with another default for one of its options.
+OptimizerOptions with_default(OptimizerOptions options, const std::string& name,
+                              const std::string& value);
+/// A list without one of its options.
+OptimizerOptions without(OptimizerOptions options, const std::string& name);
+
 /// Of every optimizer whose steps are `optim::Preconditioned`: `learning_rate`, `weight_decay`,
 /// `decay`, clipping, averages of the iterates.
 OptimizerOptions step_options(double learning_rate = 1e-3);
@@ -34,6 +40,10 @@ OptimizerOptions matrix_options();
 /// fallback is AdamW with the same `beta2` and `epsilon`.
 optim::PreconditionedOptions preconditioned_options(const OptionValues& values,
                                                     const OptimizerContext& context);
+
+/// Gives matrices this momentum; vectors are AdamW's whatever it is.
+void set_matrix_momentum(optim::PreconditionedOptions& options,
+                         const optim::MomentumOptions& momentum);
 
 /// An optimizer with an estimator of its own in the shared shell. `adjust` is for what the shell's
 /// options do not say.
