@@ -129,6 +129,10 @@ double Preconditioned::checked_norm(const TensorList& gradients) const {
   for (size_t i = 0; i < gradients.size(); ++i) {
     if (!gradients[i].defined()) continue;
     const Member& member = *members_[i];
+    CURVATURE_CHECK(!member.kept.defined(), OptionError,
+                    "Preconditioned: '{}' holds its average since eval(); call train() before a "
+                    "step",
+                    member.name);
     CURVATURE_CHECK(gradients[i].sizes() == member.parameter.sizes() &&
                         gradients[i].scalar_type() == member.parameter.scalar_type(),
                     ShapeError, "Preconditioned: the gradient of '{}' has another shape or dtype",

@@ -169,6 +169,8 @@ BOOST_AUTO_TEST_CASE(averages_go_in_and_out) {
   optimizer.eval();
   optimizer.eval();
   BOOST_TEST(close(w.detach(), average / (1 - std::pow(0.7, kSteps))));
+  BOOST_CHECK_THROW(optimizer.step(), OptionError);
+  BOOST_TEST(close(w.detach(), average / (1 - std::pow(0.7, kSteps))));
   optimizer.train();
   optimizer.train();
   BOOST_TEST(at::equal(w.detach(), last));

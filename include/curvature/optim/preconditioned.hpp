@@ -176,7 +176,8 @@ class Preconditioned : public torch::optim::Optimizer, public Minimizer {
   double learning_rate() const override;
   void set_learning_rate(double learning_rate) override;
 
-  /// Puts the averaged iterates into the parameters; calling it again changes nothing.
+  /// Puts the averaged iterates into the parameters; calling it again changes nothing. No step is
+  /// taken from there.
   void eval();
   /// Puts the iterates of training back.
   void train();
