@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/diag_embed.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -234,13 +235,13 @@ void EigenbasisEstimator::refresh(const Follower& follower) {
       continue;
     }
     detail::mirror_lower(mode.factor);
-    const at::Tensor rotation = rotation_of(i, follower);
+    const at::Tensor rotation = rotation_of(i);
     if (rotation.defined()) rotate(i, rotation, follower);
   }
 }
 
 /// The rotation R from the basis of an axis to its next one; the factor follows.
-at::Tensor EigenbasisEstimator::rotation_of(size_t i, const Follower& follower) {
+at::Tensor EigenbasisEstimator::rotation_of(size_t i) {
   Mode& mode = modes_[i];
   const bool exact = settings_.eigenvalues == Eigenvalues::kFactor;
   const bool first = settings_.sorts && !mode.basis.defined();
@@ -251,25 +252,28 @@ at::Tensor EigenbasisEstimator::rotation_of(size_t i, const Follower& follower) 
     if (exact) mode.eigenvalues = eigen->values;
     return eigen->vectors;
   }
-  if (settings_.sorts) sort_columns(i, follower);
+  const at::Tensor order = settings_.sorts ? sort_columns(i) : at::Tensor();
   // The orthogonal factor of S Q = Q (Q^T S Q) is Q times that of Q^T S Q.
   const QrFactors factors = qr(mode.factor);
   mode.factor = symmetric_product(factors);
   if (exact) mode.eigenvalues = mode.factor.diagonal().clone();
-  return factors.orthogonal;
+  if (!order.defined()) return factors.orthogonal;
+  return at::empty_like(factors.orthogonal).index_copy_(0, order, factors.orthogonal);
 }
 
-/// Columns by descending diagonal, with everything that is along them.
-void EigenbasisEstimator::sort_columns(size_t i, const Follower& follower) {
+/// Puts the axis into the order of a descending diagonal, all but the basis and what is rotated
+/// with it: column j was number order[j]. Corrections that mix are rotated too.
+at::Tensor EigenbasisEstimator::sort_columns(size_t i) {
   Mode& mode = modes_[i];
   const at::Tensor order =
       at::argsort(mode.factor.diagonal(), /*stable=*/true, /*dim=*/0, /*descending=*/true);
   const auto axis = static_cast<int64_t>(i);
   mode.factor = mode.factor.index_select(0, order).index_select(1, order);
-  mode.basis = mode.basis.index_select(1, order);
   if (mode.eigenvalues.defined()) mode.eigenvalues = mode.eigenvalues.index_select(0, order);
-  if (corrections_.defined()) corrections_ = corrections_.index_select(axis, order);
-  follower([&](const at::Tensor& x) { return x.index_select(axis, order); });
+  if (corrections_.defined() && settings_.transport == Transport::kKeep) {
+    corrections_ = corrections_.index_select(axis, order);
+  }
+  return order;
 }
 
 void EigenbasisEstimator::rotate(size_t i, const at::Tensor& rotation, const Follower& follower) {

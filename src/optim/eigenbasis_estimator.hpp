@@ -77,8 +77,8 @@ class EigenbasisEstimator : public CovarianceEstimator {
   void update_corrections(const at::Tensor& rotated);
   /// Renews the bases that are due.
   void refresh(const Follower& follower);
-  at::Tensor rotation_of(size_t mode, const Follower& follower);
-  void sort_columns(size_t mode, const Follower& follower);
+  at::Tensor rotation_of(size_t mode);
+  at::Tensor sort_columns(size_t mode);
   void rotate(size_t mode, const at::Tensor& rotation, const Follower& follower);
   at::Tensor precondition(const ScaledTensor& rotated) const;
 

@@ -126,7 +126,8 @@ double Preconditioned::update(const TensorList& gradients) {
 
 double Preconditioned::checked_norm(const TensorList& gradients) const {
   double squares = 0;
-  for (size_t i = 0; i < gradients.size(); ++i) {
+  // From the last one on: the step begins with the first, which the cache then still holds.
+  for (size_t i = gradients.size(); i-- > 0;) {
     if (!gradients[i].defined()) continue;
     const Member& member = *members_[i];
     CURVATURE_CHECK(!member.kept.defined(), OptionError,

@@ -14,7 +14,7 @@ namespace data = boost::unit_test::data;
 using optim::QrFactors;
 
 /// Sizes on both sides of where blocks begin, and such that the last block is full, short or one.
-const auto kSizes = data::make({1, 7, 480, 481, 577, 650});
+const auto kSizes = data::make({1, 7, 480, 481, 577, 650, 1153});
 
 at::Tensor gram(int64_t n, int64_t rank, at::ScalarType dtype) {
   torch::manual_seed(0);
@@ -52,7 +52,7 @@ BOOST_DATA_TEST_CASE(singular_matrices_have_orthogonal_factors, data::make({480,
   check_factors(optim::qr(torch::zeros({n, n})), torch::zeros({n, n}));
 }
 
-BOOST_DATA_TEST_CASE(blocks_find_the_factors_of_float64, data::make({480, 577}), n) {
+BOOST_DATA_TEST_CASE(blocks_find_the_factors_of_float64, data::make({480, 577, 1200}), n) {
   // Unique up to the signs of the columns, if the matrix is far from singular.
   const at::Tensor matrix = gram(n, 8 * n, torch::kDouble);
   const auto [q, r] = torch::linalg_qr(matrix);
