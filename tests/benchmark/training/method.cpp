@@ -17,11 +17,11 @@ using namespace optim;
 constexpr int64_t kRefresh = 10;
 constexpr double kMomentum = 0.9;
 
-PreconditionedOptions common() {
-  PreconditionedOptions options;
-  options.momentum.beta = kMomentum;
-  options.clip.gradient_norm = 1;
-  options.weight_decay.decay = 0.01;
+/// What all have in common.
+const PreconditionedOptions& common() {
+  static const PreconditionedOptions options = {.momentum = {.beta = kMomentum},
+                                                .clip = {.gradient_norm = 1},
+                                                .weight_decay = {.decay = 0.01}};
   return options;
 }
 
