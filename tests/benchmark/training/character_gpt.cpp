@@ -1,4 +1,4 @@
-#include <cmath>
+#include <array>
 #include <fstream>
 #include <iterator>
 

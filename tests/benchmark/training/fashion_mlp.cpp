@@ -1,8 +1,5 @@
 #include <torch/torch.h>
 
-#include <fmt/core.h>
-
-#include <curvature/core/error.hpp>
 #include <curvature/io/idx.hpp>
 
 #include "batches.hpp"

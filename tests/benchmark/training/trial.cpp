@@ -1,9 +1,10 @@
 #include "trial.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <ctime>
-#include <optional>
+#include <limits>
 
 #include <ATen/core/Tensor.h>
 
@@ -69,7 +70,8 @@ Json run(const Trial& trial) {
   const auto trainee = trial.problem->start(trial.seed);
   const auto optimizer = make_optimizer(*trial.method, trainee->parameters());
   Json curve = Json::array();
-  std::optional<double> last;
+  constexpr double kDiverged = std::numeric_limits<double>::quiet_NaN();
+  double last = kDiverged;
   double seconds = 0, wall = 0;
   for (int64_t t = 0; t < num_steps; ++t) {
     optimizer->set_learning_rate(trial.learning_rate *
@@ -78,17 +80,16 @@ Json run(const Trial& trial) {
     const bool finite = step(*trainee, *optimizer);
     seconds += processor_seconds() - begin;
     wall += wall_seconds() - wall_begin;
-    last.reset();
+    last = kDiverged;
     if (!finite) break;
     const int64_t done = t + 1;
     if (done % trial.evaluate_every != 0 && done != num_steps) continue;
     last = evaluate(*trainee, *optimizer);
-    if (!std::isfinite(*last)) last.reset();
-    if (!last) break;
-    curve.push_back({done, *last, seconds});
+    if (!std::isfinite(last)) break;
+    curve.push_back({done, last, seconds});
   }
   Json row = identity(trial);
-  row["final_loss"] = last ? Json(*last) : Json();
+  row["final_loss"] = std::isfinite(last) ? Json(last) : Json();
   row["seconds"] = seconds;
   row["wall_seconds"] = wall;
   row["curve"] = std::move(curve);
