@@ -32,7 +32,7 @@ target="nohead lw 1 lc rgb '#222222' dt 3"
 gpt_target=$(cat "$data/character-gpt.target")
 mlp_target=$(cat "$data/fashion-mlp.target")
 gnuplot -e "set terminal $terminal size 1000,780 $font; set output 'training_curves.$ending'; $common; height = 780; $key" \
-  -e "set multiplot layout 2,2 margins 0.08,0.98,0.09,0.89 spacing 0.1,0.17; set ylabel 'held-out loss' offset 0.5,0;
+  -e "set multiplot layout 2,2 margins 0.09,0.98,0.09,0.89 spacing 0.11,0.17; set ylabel 'held-out loss' offset 0.5,0;
   set title 'character-gpt'; set yrange [1.8:3];
   set arrow 9 from graph 0, first $gpt_target to graph 1, first $gpt_target $target;
   set xlabel 'steps'; set xrange [0:300]; set xtics 50; plot for [i=0:7] $gpt index i using 1:2 with lines $look;
