@@ -3,11 +3,16 @@
 
 #include <torch/torch.h>
 
+#include <array>
+#include <map>
+
 #include <boost/test/unit_test.hpp>
 
 #include <curvature/core/random.hpp>
 #include <curvature/optim/kl_shampoo_estimator.hpp>
 #include <curvature/optim/preconditioned.hpp>
+
+#include "support/tensor_close.hpp"
 
 namespace curvature::testing {
 namespace {
@@ -93,9 +98,124 @@ double mean_eigenvalue(const Archive& archive, const std::string& axis) {
   return 0;
 }
 
+/// f_q(x) = (x^q - q x + q - 1) / (q (q - 1)) and its limits, and its derivative.
+at::Tensor generator(double q, const at::Tensor& x) {
+  if (q == 0) return -x.log() + x - 1;
+  if (q == 1) return x * x.log() - x + 1;
+  return (x.pow(q) - q * x + (q - 1)) / (q * (q - 1));
+}
+
+at::Tensor slope(double q, const at::Tensor& x) {
+  if (q == 0) return 1 - 1 / x;
+  if (q == 1) return x.log();
+  return (x.pow(q - 1) - 1) / (q - 1);
+}
+
+/// The Bregman divergence of positive numbers from others, summed.
+double bregman(double q, const at::Tensor& x, const at::Tensor& y) {
+  return (generator(q, x) - generator(q, y) - slope(q, y) * (x - y)).sum().item<double>();
+}
+
+/// What the exact form of a divergence makes of samples that come again and again.
+at::Tensor fitted(double q, const std::vector<at::Tensor>& samples, double beta, int64_t steps,
+                  const ViewOptions& view = {}) {
+  KlShampooEstimatorOptions options = exact_kl_shampoo_options();
+  options.divergence = q;
+  options.beta2 = beta;
+  const at::Tensor& first = samples.front();
+  Learner learner(kl_shampoo_estimator(options), first.sizes().vec(), view);
+  for (int64_t t = 0; t < steps; ++t) learner.see(samples[static_cast<size_t>(t) % samples.size()]);
+  return learner.learned();
+}
+
+/// |R^-1/2 S R^-1/2 - I|_F^2 / d.
+double relative_error(const at::Tensor& s, const at::Tensor& reference) {
+  const auto [values, vectors] = torch::linalg_eigh(reference);
+  const at::Tensor root = vectors * values.rsqrt();
+  const at::Tensor ratio = root.t().matmul(s).matmul(root);
+  const int64_t d = s.size(0);
+  return (ratio - torch::eye(d, torch::kDouble)).square().sum().item<double>() /
+         static_cast<double>(d);
+}
+
+/// Sums of three Kronecker-structured parts with eigenvalues i^-p, and a little white noise.
+std::vector<at::Tensor> mixed_samples(int64_t m, int64_t n, int64_t count, uint64_t seed) {
+  const RandomSource random(seed);
+  const auto normal = [&](uint64_t stream, int64_t rows, int64_t columns) {
+    return random.normal(stream, rows * columns).view({rows, columns});
+  };
+  const auto side = [&](uint64_t stream, int64_t size, double power) {
+    const at::Tensor basis = std::get<0>(
+        torch::linalg_qr(RandomSource(7).normal(stream, size * size).view({size, size})));
+    return basis * torch::arange(1, size + 1, torch::kDouble).pow(-power / 2);
+  };
+  const std::array<double, 3> weights = {1, 0.3, 0.15}, powers = {1.8, 1.2, 0.8};
+  std::vector<at::Tensor> samples;
+  for (int64_t k = 0; k < count; ++k) {
+    const auto stream = static_cast<uint64_t>(4 * k);
+    at::Tensor sample = 0.02 * normal(stream + 3, m, n);
+    for (uint64_t i = 0; i < 3; ++i) {
+      sample = sample + weights[i] * side(2 * i, m, powers[i])
+                                         .matmul(normal(stream + i, m, n))
+                                         .matmul(side(2 * i + 1, n, powers[i]).t());
+    }
+    samples.push_back(0.1 * sample);
+  }
+  return samples;
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(statistics_test)
+
+/// Along a fixed basis only the squares of entries count, so that one sample shown again and again
+/// leads to the best product a_i b_j for V = G o G: by Sinkhorn's scaling for q = 0, row and
+/// column sums for q = 1, singular vectors for q = 2.
+BOOST_AUTO_TEST_CASE(eigenvalues_are_the_best_product_in_each_divergence) {
+  const RandomSource random(2);
+  const at::Tensor v = random.normal(0, 20).abs().add(0.1).view({4, 5});
+  const ViewOptions diagonals{.max_dense = 1, .beyond = ModeKind::kDiagonal};
+  for (const double q : {0.0, 0.5, 1.0, 2.0}) {
+    const at::Tensor best = fitted(q, {v.sqrt()}, 0.5, 300, diagonals).diagonal().view({4, 5});
+    const double least = bregman(q, v, best);
+    for (uint64_t k = 1; k <= 100; ++k) {
+      const at::Tensor rows = random.normal(2 * k, 4).mul(0.01).exp().unsqueeze(1);
+      const at::Tensor columns = random.normal(2 * k + 1, 5).mul(0.01).exp();
+      BOOST_TEST(bregman(q, v, best * rows * columns) > least);
+    }
+    if (q == 0) {
+      BOOST_TEST(close((v / best).mean(1), torch::ones(4, torch::kDouble)));
+      BOOST_TEST(close((v / best).mean(0), torch::ones(5, torch::kDouble)));
+    }
+    if (q == 1) BOOST_TEST(close(best, torch::outer(v.sum(1), v.sum(0)) / v.sum()));
+    if (q == 2) {
+      const auto [left, singular, right] = torch::linalg_svd(v, /*full_matrices=*/false);
+      BOOST_TEST(close(best, singular[0] * torch::outer(left.select(1, 0), right[0])));
+    }
+  }
+}
+
+/// The experiment of Liu et al. 2026, appendix D, with fewer samples: how far fits to 40 are from
+/// that to very many. The order is the published one; KL has less than half of von Neumann's error.
+BOOST_AUTO_TEST_CASE(small_q_needs_the_fewest_samples) {
+  constexpr int64_t m = 16, n = 24, kMany = 2500;
+  const std::vector<at::Tensor> many = mixed_samples(m, n, kMany, 1);
+  std::map<double, double> error;
+  for (const double q : {0.0, 0.5, 1.0, 2.0}) {
+    const at::Tensor reference = fitted(q, many, 0.999, kMany);
+    for (uint64_t subset = 0; subset < 3; ++subset) {
+      const std::vector<at::Tensor> few(many.begin() + 40 * static_cast<int64_t>(subset),
+                                        many.begin() + 40 * static_cast<int64_t>(subset + 1));
+      error[q] += relative_error(fitted(q, few, 0.99, 600), reference) / 3;
+    }
+  }
+  BOOST_TEST_MESSAGE("errors " << error[0] << " " << error[0.5] << " " << error[1] << " "
+                               << error[2]);
+  BOOST_TEST(error[0] < error[0.5]);
+  BOOST_TEST(error[0.5] < error[1]);
+  BOOST_TEST(error[1] < error[2]);
+  BOOST_TEST(error[0] < 0.5 * error[1]);
+}
 
 /// Measured elsewhere for 8 x 32 and beta2 = 0.95: 7.4 (the exact form, whatever the covariance is,
 /// as it is equivariant), 4.6 with eigenvalues of their own, 13.7 for the von Neumann divergence.
