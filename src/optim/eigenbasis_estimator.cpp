@@ -258,7 +258,8 @@ at::Tensor EigenbasisEstimator::rotation_of(size_t i) {
   mode.factor = symmetric_product(factors);
   if (exact) mode.eigenvalues = mode.factor.diagonal().clone();
   if (!order.defined()) return factors.orthogonal;
-  return at::empty_like(factors.orthogonal).index_copy_(0, order, factors.orthogonal);
+  const at::Tensor rows = factors.orthogonal.t();
+  return at::empty_like(rows).index_copy_(1, order, rows).t();
 }
 
 /// Puts the axis into the order of a descending diagonal, all but the basis and what is rotated
