@@ -7,16 +7,11 @@
 #include "core/matrix_product.hpp"
 
 namespace curvature::detail {
-namespace {
 
-/// Columns of the triangle that are multiplied at once: fewer save more arithmetic, more keep the
-/// products large enough to run at full speed.
 int64_t columns_at_once(int64_t n) {
   constexpr int64_t kSmallest = 128, kPieces = 6;
   return std::max(kSmallest, (n + kPieces - 1) / kPieces);
 }
-
-}  // namespace
 
 void add_gram(at::Tensor& sum, const at::Tensor& rows) {
   const int64_t n = rows.size(-1), step = columns_at_once(n);

@@ -7,7 +7,6 @@
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -20,6 +19,7 @@
 #include "layerwise/gram.hpp"
 #include "optim/axis_order.hpp"
 #include "optim/eigenbasis_estimator.hpp"
+#include "optim/kl_averages.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/orthogonal_factor.hpp"
 
@@ -28,9 +28,6 @@ namespace {
 
 double sum(const at::Tensor& x) { return x.sum(at::kDouble).item<double>(); }
 double mean(const at::Tensor& x) { return x.mean(at::kDouble).item<double>(); }
-
-/// Eigenvalues below this part of their mean are rounding.
-double default_floor(at::ScalarType dtype) { return dtype == at::kDouble ? 1e-18 : 1e-7; }
 
 /// Whether the entries off the diagonal of a symmetric matrix, given by its lower triangle, are
 /// small against all of it.
@@ -84,8 +81,7 @@ std::vector<at::Tensor> EigenbasisEstimator::all_eigenvalue_powers(double power)
 }
 
 double EigenbasisEstimator::decay() const {
-  const double beta = settings_.factor_beta;
-  return settings_.debias ? 1 - (1 - beta) / (1 - std::pow(beta, static_cast<double>(t_))) : beta;
+  return decay_at(settings_.factor_beta, settings_.debias, t_);
 }
 
 at::Tensor EigenbasisEstimator::step(const at::Tensor& gradient, Momentum& momentum) {

@@ -9,6 +9,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "core/matrix_product.hpp"
+#include "layerwise/gram.hpp"
 #include "optim/orthogonal_factor.hpp"
 
 namespace curvature::optim {
@@ -124,7 +125,7 @@ QrFactors qr(const at::Tensor& matrix) {
 at::Tensor symmetric_product(const QrFactors& factors) {
   // Q^T R^T, strip by strip of columns: R^T is lower triangular.
   const at::Tensor left = factors.orthogonal.t(), right = factors.triangle.t();
-  const int64_t n = left.size(0), step = std::max<int64_t>(128, (n + 5) / 6);
+  const int64_t n = left.size(0), step = detail::columns_at_once(n);
   at::Tensor product = at::zeros({n, n}, left.options());
   for (int64_t begin = 0; begin < n; begin += step) {
     const int64_t columns = std::min(step, n - begin), below = n - begin;

@@ -78,8 +78,7 @@ class LraPreconditioner : public PsgdPreconditioner {
   void start(double scale) override {
     root_.d = at::full({view_.size()}, scale, view_.options);
     if (rank_ == 0) return;
-    const RandomSource random =
-        RandomSource(options_.seed).derive(static_cast<uint64_t>(view_.index)).derive(kStart);
+    const RandomSource random = source().derive(kStart);
     const auto draw = [&](uint64_t stream) {
       const at::Tensor x = random.normal(stream, view_.size() * rank_);
       return (x * (std::sqrt(0.1) / norm(x))).view({view_.size(), rank_}).to(view_.options);

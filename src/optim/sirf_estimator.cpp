@@ -3,7 +3,6 @@
 #include <memory>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/eye.h>
 #include <ATen/ops/linalg_inv.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros_like.h>

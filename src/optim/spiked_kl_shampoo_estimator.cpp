@@ -3,12 +3,10 @@
 #include <limits>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/diag.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/pow.h>
 
 #include <curvature/core/random.hpp>
@@ -16,6 +14,7 @@
 #include <curvature/optim/spiked_kl_shampoo_estimator.hpp>
 
 #include "core/check.hpp"
+#include "optim/kl_averages.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/mode_operator.hpp"
 
@@ -119,8 +118,8 @@ class SpikedKlShampooEstimator : public CovarianceEstimator {
   SpikedKlShampooEstimator(const ParameterView& view, const SpikedKlShampooOptions& options)
       : view_(view),
         options_(options),
-        floor_(
-            options.relative_floor.value_or(view.options.dtype() == at::kDouble ? 1e-18 : 1e-7)) {
+        floor_(options.relative_floor.value_or(
+            default_floor(c10::typeMetaToScalarType(view.options.dtype())))) {
     for (size_t i = 0; i < view.shape.size(); ++i) {
       const int64_t d = view.shape[i];
       const bool is_dense = view.modes[i] == ModeKind::kDense;
@@ -214,14 +213,9 @@ class SpikedKlShampooEstimator : public CovarianceEstimator {
     return y;
   }
 
-  double decay() const {
-    const double beta = options_.beta2;
-    return options_.debias ? 1 - (1 - beta) / (1 - std::pow(beta, static_cast<double>(t_))) : beta;
-  }
-
   /// All factors see the old ones: N = G whitened along every axis, so that W = N x_i S_i^1/2.
   void fit(const at::Tensor& gradient) {
-    const double b = decay();
+    const double b = decay_at(options_.beta2, options_.debias, t_);
     const at::Tensor whitened = multiplied(gradient, -0.5);
     double all_traces = 1;
     std::vector<double> traces;  // of S_j^-1

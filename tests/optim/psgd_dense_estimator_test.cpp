@@ -2,11 +2,9 @@
 #include <boost/test/data/test_case.hpp>
 
 #include <curvature/core/error.hpp>
-#include <curvature/operators/algebra.hpp>
 #include <curvature/optim/psgd_dense_estimator.hpp>
 
-#include "optim/psgd_preconditioner.hpp"
-#include "optim/reference.hpp"
+#include "optim/psgd.hpp"
 
 using namespace curvature;
 using namespace curvature::optim;
@@ -18,17 +16,6 @@ namespace data = boost::unit_test::data;
 
 const std::vector<PsgdGeometry> kGeometries = {PsgdGeometry::kQHalfEq, PsgdGeometry::kEq,
                                                PsgdGeometry::kQuad, PsgdGeometry::kQeq};
-
-ParameterView view_of(const Shape& shape) {
-  return {.name = "w",
-          .shape = shape,
-          .modes = std::vector<ModeKind>(shape.size(), ModeKind::kDense),
-          .options = double_options()};
-}
-
-at::Tensor preconditioner(const PsgdPreconditioner& p) {
-  return materialize(*curvature::pow(p.covariance(), -0.5));
-}
 
 /// P after steps along pairs (v, H v).
 at::Tensor fitted(const at::Tensor& curvature, PsgdGeometry geometry, int64_t steps) {

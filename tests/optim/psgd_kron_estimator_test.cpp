@@ -1,23 +1,14 @@
 // PSGD with Kronecker factors against its formulas spelled out, and against the inverse root.
 #include <curvature/core/error.hpp>
-#include <curvature/operators/algebra.hpp>
 #include <curvature/optim/psgd_kron_estimator.hpp>
 
-#include "optim/reference.hpp"
+#include "optim/psgd.hpp"
 
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
 
 namespace {
-
-/// The update rule of the published program.
-PreconditionedOptions published(double rate = 0.01) {
-  return {.learning_rate = rate,
-          .momentum = {.beta = 0.9, .averaging = Averaging::kRunningMean},
-          .clip = {.rms = 2, .entry = 10},
-          .view = {.shape = ShapePolicy::kTensor, .vectors = VectorPolicy::kFull}};
-}
 
 double largest_singular_value(const at::Tensor& a) {
   return torch::linalg_svdvals(a)[0].item<double>();
@@ -155,7 +146,7 @@ BOOST_AUTO_TEST_CASE(trajectories_are_those_of_the_conventions) {
         Reference reference{.theta = start, .geometry = geometry, .interval = interval};
         Replay replay(start,
                       psgd_kron_estimator({.geometry = geometry, .refresh_interval = interval}),
-                      published());
+                      published_psgd());
         for (const at::Tensor& g : some_gradients(shape, 12)) {
           const at::Tensor theta = replay.step(g);
           BOOST_TEST(((theta - reference.step(g)).abs().max().item<double>() < 1e-10));
@@ -169,7 +160,7 @@ BOOST_AUTO_TEST_CASE(large_matrices_have_their_norm_from_lanczos) {
   // Larger than what is decomposed; the exact norms of the reference are those of singular values.
   const at::Tensor start = normal({60, 70}, 7);
   Reference reference{.theta = start};
-  Replay replay(start, psgd_kron_estimator(), published());
+  Replay replay(start, psgd_kron_estimator(), published_psgd());
   for (const at::Tensor& g : some_gradients({60, 70}, 6)) {
     const at::Tensor theta = replay.step(g);
     BOOST_TEST(((theta - reference.step(g)).abs().max().item<double>() < 1e-10));
@@ -189,7 +180,7 @@ BOOST_AUTO_TEST_CASE(preconditioner_becomes_the_inverse_root_of_a_kronecker_cova
     Replay replay(
         torch::zeros({3, 2}, double_options()),
         psgd_kron_estimator({.preconditioner_rate = 0.01, .max_skew = 2, .geometry = geometry}),
-        published(0));
+        published_psgd(0));
     for (int64_t t = 0; t < 6000; ++t) {
       const at::Tensor bits = torch::bitwise_and(torch::full({6}, 37 * t % 64, at::kLong),
                                                  torch::tensor({1, 2, 4, 8, 16, 32}));
@@ -222,8 +213,9 @@ BOOST_AUTO_TEST_CASE(snapshot_is_what_directions_apply_the_inverse_root_of) {
 BOOST_AUTO_TEST_CASE(balance_leaves_the_preconditioner_alone) {
   const at::Tensor start = normal({4, 5}, 7);
   const auto gradients = some_gradients({4, 5}, 12);
-  Replay plain(start, psgd_kron_estimator({.max_skew = 9}), published());
-  Replay balanced(start, psgd_kron_estimator({.max_skew = 9, .balance_interval = 2}), published());
+  Replay plain(start, psgd_kron_estimator({.max_skew = 9}), published_psgd());
+  Replay balanced(start, psgd_kron_estimator({.max_skew = 9, .balance_interval = 2}),
+                  published_psgd());
   for (const at::Tensor& g : gradients) {
     // One refresh is independent of the balance: P moves by what P G alone determines.
     BOOST_TEST(close(plain.step(g), balanced.step(g), {1e-10, 0}));
@@ -241,7 +233,7 @@ BOOST_AUTO_TEST_CASE(noise_bounds_the_preconditioner_and_repeats) {
   const auto largest = [&](double noise, uint64_t seed) {
     Replay replay(g,
                   psgd_kron_estimator({.preconditioner_rate = 0.5, .noise = noise, .seed = seed}),
-                  published(0));
+                  published_psgd(0));
     for (int64_t t = 0; t < 400; ++t) replay.step(g);
     return preconditioner(replay.optimizer).abs().max().item<double>();
   };
@@ -255,26 +247,26 @@ BOOST_AUTO_TEST_CASE(state_resumes_bit_for_bit) {
   for (const auto& shape : kShapes) {
     const auto gradients = some_gradients(shape, 9);
     BOOST_TEST(resumes(normal(shape, 7),
-                       psgd_kron_estimator({.refresh_interval = 3, .noise = 1e-4}), published(),
-                       gradients, 5));
+                       psgd_kron_estimator({.refresh_interval = 3, .noise = 1e-4}),
+                       published_psgd(), gradients, 5));
   }
 }
 
 BOOST_AUTO_TEST_CASE(zero_first_gradient_starts_nothing) {
   const at::Tensor start = normal({4, 5}, 7);
   const auto gradients = some_gradients({4, 5}, 3);
-  Replay late(start, psgd_kron_estimator(), published());
+  Replay late(start, psgd_kron_estimator(), published_psgd());
   BOOST_TEST(late.step(torch::zeros({4, 5}, double_options())).equal(start));
   BOOST_CHECK_THROW(late.optimizer.snapshot("w"), NotSupportedError);
-  Replay prompt(start, psgd_kron_estimator(), published());
+  Replay prompt(start, psgd_kron_estimator(), published_psgd());
   for (const at::Tensor& g : gradients) BOOST_TEST(late.step(g).equal(prompt.step(g)));
 }
 
 BOOST_AUTO_TEST_CASE(single_precision_follows_double_precision) {
   for (const double size : {1.0, 1e-12}) {  // the fourth power of the second is 0 in float32
     const at::Tensor start = normal({6, 5}, 7);
-    Replay doubles(start, psgd_kron_estimator(), published());
-    Replay floats(start.to(at::kFloat), psgd_kron_estimator(), published());
+    Replay doubles(start, psgd_kron_estimator(), published_psgd());
+    Replay floats(start.to(at::kFloat), psgd_kron_estimator(), published_psgd());
     for (const at::Tensor& g : some_gradients({6, 5}, 12)) {
       const at::Tensor expected = doubles.step(size * g);
       BOOST_TEST(close(floats.step(size * g).to(at::kDouble), expected, {1e-5, 0}));
@@ -284,7 +276,7 @@ BOOST_AUTO_TEST_CASE(single_precision_follows_double_precision) {
 
 BOOST_AUTO_TEST_CASE(modes_decide_what_has_a_factor) {
   const auto gradients = some_gradients({4, 5}, 2);
-  PreconditionedOptions options = published();
+  PreconditionedOptions options = published_psgd();
   options.view.max_dense = 4;
   options.view.beyond = ModeKind::kIdentity;
   Replay replay(normal({4, 5}, 7), psgd_kron_estimator(), options);

@@ -1,24 +1,15 @@
 // PSGD with a low-rank root against dense formulas, and against the inverse root.
 #include <curvature/core/error.hpp>
-#include <curvature/operators/algebra.hpp>
 #include <curvature/optim/psgd_lra_estimator.hpp>
 
 #include "optim/archive_visitor.hpp"
-#include "optim/psgd_preconditioner.hpp"
-#include "optim/reference.hpp"
+#include "optim/psgd.hpp"
 
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
 
 namespace {
-
-PreconditionedOptions published(double rate = 0.01) {
-  return {.learning_rate = rate,
-          .momentum = {.beta = 0.9, .averaging = Averaging::kRunningMean},
-          .clip = {.rms = 2, .entry = 10},
-          .view = {.shape = ShapePolicy::kTensor, .vectors = VectorPolicy::kFull}};
-}
 
 at::Tensor outer(const at::Tensor& a) { return torch::outer(a, a); }
 
@@ -71,17 +62,6 @@ struct Dense {
   }
 };
 
-ParameterView view_of(const Shape& shape) {
-  return {.name = "w",
-          .shape = shape,
-          .modes = std::vector<ModeKind>(shape.size(), ModeKind::kDense),
-          .options = double_options()};
-}
-
-at::Tensor preconditioner(const PsgdPreconditioner& p) {
-  return materialize(*curvature::pow(p.covariance(), -0.5));
-}
-
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(psgd_lra_estimator_test)
@@ -117,7 +97,7 @@ BOOST_AUTO_TEST_CASE(steps_are_those_of_dense_formulas) {
 }
 
 BOOST_AUTO_TEST_CASE(rank_zero_is_a_diagonal) {
-  Replay low(normal({3, 4}, 1), psgd_lra_estimator({.rank = 0}), published());
+  Replay low(normal({3, 4}, 1), psgd_lra_estimator({.rank = 0}), published_psgd());
   const auto gradients = some_gradients({3, 4}, 8);
   at::Tensor d, m = torch::zeros({3, 4}, double_options()), theta = normal({3, 4}, 1);
   double bound = 0;
@@ -218,13 +198,14 @@ BOOST_AUTO_TEST_CASE(state_resumes_bit_for_bit) {
     BOOST_TEST(
         resumes(normal(shape, 7),
                 psgd_lra_estimator({.rank = 3, .refresh_interval = 2, .noise = 1e-4, .seed = 3}),
-                published(), some_gradients(shape, 9), 5));
+                published_psgd(), some_gradients(shape, 9), 5));
   }
 }
 
 BOOST_AUTO_TEST_CASE(seeds_choose_the_start) {
   const auto first = [](uint64_t seed) {
-    Replay replay(normal({4, 5}, 7), psgd_lra_estimator({.rank = 2, .seed = seed}), published());
+    Replay replay(normal({4, 5}, 7), psgd_lra_estimator({.rank = 2, .seed = seed}),
+                  published_psgd());
     return replay.step(some_gradients({4, 5}, 1).front());
   };
   BOOST_TEST(first(1).equal(first(1)));
@@ -232,9 +213,9 @@ BOOST_AUTO_TEST_CASE(seeds_choose_the_start) {
 }
 
 BOOST_AUTO_TEST_CASE(memory_is_two_vectors_for_each_rank_and_one) {
-  Replay replay(normal({4, 5}, 7), psgd_lra_estimator({.rank = 2}), published());
+  Replay replay(normal({4, 5}, 7), psgd_lra_estimator({.rank = 2}), published_psgd());
   BOOST_TEST(replay.optimizer.state_bytes() == 8 * (20 + 5 * 20));
-  Replay capped(normal({2, 2}, 7), psgd_lra_estimator({.rank = 9}), published());
+  Replay capped(normal({2, 2}, 7), psgd_lra_estimator({.rank = 9}), published_psgd());
   BOOST_TEST(capped.optimizer.state_bytes() == 8 * (4 + 9 * 4));
   BOOST_TEST(std::isfinite(capped.step(normal({2, 2}, 3)).norm().item<double>()));
 }
