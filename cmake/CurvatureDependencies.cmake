@@ -19,3 +19,13 @@ if(CURVATURE_BUILD_TOOL)
   find_package(CLI11 2.1 REQUIRED)
 endif()
 unset(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL)
+
+# Programs allocate by tcmalloc where it is installed: kept graphs between passing tensors leave
+# holes in glibc's heap, or pages to be cleared anew at every product. Sanitizers bring their own.
+add_library(curvature_allocator INTERFACE)
+find_library(CURVATURE_TCMALLOC_LIBRARY tcmalloc_minimal)
+mark_as_advanced(CURVATURE_TCMALLOC_LIBRARY)
+if(CURVATURE_TCMALLOC_LIBRARY AND NOT CURVATURE_SANITIZE)
+  target_link_libraries(curvature_allocator INTERFACE
+    "-Wl,--push-state,--no-as-needed,${CURVATURE_TCMALLOC_LIBRARY},--pop-state")
+endif()

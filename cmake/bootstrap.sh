@@ -24,6 +24,7 @@ END
 readonly packages=(
   g++ cmake ninja-build python3 python3-venv
   libeigen3-dev libspectra-dev zlib1g-dev libzip-dev nlohmann-json3-dev libcli11-dev
+  libgoogle-perftools-dev
   libboost-dev libboost-test-dev
   gnuplot-nox dataset-fashion-mnist)
 readonly preset=${CURVATURE_PRESET:-release}

@@ -3,8 +3,8 @@
 #include "cli/tool.hpp"
 
 int main(int argc, char* argv[]) {
-  // Large tensors come and go with every product; memory that went back to the system each time
-  // would be cleared again page by page.
+  // Without tcmalloc: large tensors come and go with every product; memory that went back to the
+  // system each time would be cleared again page by page.
   constexpr int kGibibyte = 1 << 30;
   mallopt(M_MMAP_THRESHOLD, kGibibyte);
   mallopt(M_TRIM_THRESHOLD, kGibibyte);

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/eye.h>
 
 #include <curvature/layerwise/damping.hpp>
 #include <curvature/operators/algebra.hpp>
@@ -79,8 +78,8 @@ std::vector<Affine> nearest_factors(const std::vector<at::Tensor>& factors, doub
 /// `factors[i] * scale + shift * I`.
 std::vector<at::Tensor> mapped(std::vector<at::Tensor> factors, const std::vector<Affine>& maps) {
   for (size_t i = 0; i < factors.size(); ++i) {
-    factors[i] = maps[i].scale * factors[i] +
-                 maps[i].shift * at::eye(factors[i].size(0), factors[i].options());
+    factors[i] = factors[i] * maps[i].scale;
+    factors[i].diagonal().add_(maps[i].shift);
   }
   return factors;
 }

@@ -33,7 +33,8 @@ class Chunk {
 
   void add(const EmpiricalRisk& risk, const Example& example) {
     const at::Tensor cotangent = example_loss_gradient(risk, example.risk, example.output.detach());
-    const TensorList gradient = vector_jacobian_product({example.output}, parameters_, {cotangent});
+    const TensorList gradient =
+        vector_jacobian_product(graph_edges({example.output}), parameters_, {cotangent});
     const at::Tensor& weights = example.risk.batch().weights;
     const double factor = weights.defined() ? std::sqrt(weights.item<double>()) : 1;
     for (size_t i = 0; i < gradient.size(); ++i) {

@@ -101,16 +101,13 @@ at::TensorOptions KfacStatistics::tensor_options() const {
 void KfacStatistics::add(const BatchRisk& batch, const Recorded& recorded, Targets targets) {
   const at::NoGradGuard no_grad;
   const LayerPass pass(risk_, plan_, batch, recorded, options_.separate_bias);
-  TensorList inputs(sums_.size());
   for (size_t i = 0; i < sums_.size(); ++i) {
-    if (!pass.uses(i)) continue;
-    if (targets.factors) add_inputs(i, pass, batch.batch().weights);
-    if (targets.squares) inputs[i] = plan_.blocks[i].one_hot ? pass.indices(i) : pass.inputs(i);
+    if (pass.uses(i) && targets.factors) add_inputs(i, pass, batch.batch().weights);
   }
   for_each_cotangent(risk_, batch, pass.output(), options_, [&](const at::Tensor& cotangent) {
     const TensorList backward = pass.backward(cotangent);
     if (targets.factors) add_outputs(pass, backward);
-    if (targets.squares) add_squares(pass, inputs, backward);
+    if (targets.squares) add_squares(pass, backward);
   });
   if (targets.factors) factor_weight_ += weight_of(batch);
   if (targets.squares) square_weight_ += weight_of(batch);
@@ -176,16 +173,16 @@ double KfacStatistics::add_output_moment(const at::Tensor& gradients, at::Tensor
   return static_cast<double>(gradients.size(0) * (reduces() ? 1 : gradients.size(1)));
 }
 
-void KfacStatistics::add_squares(const LayerPass& pass, const TensorList& inputs,
-                                 const TensorList& backward) {
+void KfacStatistics::add_squares(const LayerPass& pass, const TensorList& backward) {
   for (size_t i = 0; i < sums_.size(); ++i) {
     if (!pass.uses(i)) continue;
     const at::Tensor g = pass.gradients(i, backward);
     BlockSums& sums = sums_[i];
     if (plan_.blocks[i].one_hot) {
-      add_squared_gradients_of_one_hot(g.matmul(sums.basis.b), inputs[i], sums.squares);
+      add_squared_gradients_of_one_hot(g.matmul(sums.basis.b), pass.indices(i), sums.squares);
     } else {
-      add_squared_gradients(g, inputs[i], sums.basis.b, sums.basis.a, sums.squares);
+      // Windows are cut anew for each cotangent: those of all layers at once would be the peak.
+      add_squared_gradients(g, pass.inputs(i), sums.basis.b, sums.basis.a, sums.squares);
     }
   }
 }

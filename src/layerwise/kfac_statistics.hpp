@@ -71,7 +71,7 @@ class KfacStatistics {
   void add_outputs(const LayerPass& pass, const TensorList& backward);
   /// Returns how many vectors there were.
   double add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const;
-  void add_squares(const LayerPass& pass, const TensorList& inputs, const TensorList& backward);
+  void add_squares(const LayerPass& pass, const TensorList& backward);
   void forget_squares();
   /// No factor's rank is larger, over all workers: two numbers for each block, those of A and B.
   std::vector<int64_t> rank_bounds() const;

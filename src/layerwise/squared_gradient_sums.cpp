@@ -54,8 +54,8 @@ TensorList sums_over_examples(const EmpiricalRisk& risk) {
       risk, 0, risk.num_local_examples(), [&](int64_t, const detail::Example& example) {
         const at::Tensor cotangent =
             detail::example_loss_gradient(risk, example.risk, example.output.detach());
-        const TensorList gradient =
-            detail::vector_jacobian_product({example.output}, risk.parameters(), {cotangent});
+        const TensorList gradient = detail::vector_jacobian_product(
+            detail::graph_edges({example.output}), risk.parameters(), {cotangent});
         const at::Tensor& weights = example.risk.batch().weights;
         const double weight = weights.defined() ? weights.item<double>() : 1;
         for (size_t i = 0; i < gradient.size(); ++i) {

@@ -38,8 +38,8 @@ OperatorPtr diagonal_of_squares(const EmpiricalRisk& risk, const Observer& obser
     const double weight = example.risk.term_weights(vectors.size(0)).max().item<double>();
     for (int64_t v = 0; v < vectors.size(2); ++v) {
       const at::Tensor cotangent = loss.unrows(vectors.select(2, v), example.output);
-      const TensorList part =
-          detail::vector_jacobian_product({example.output}, risk.parameters(), {cotangent});
+      const TensorList part = detail::vector_jacobian_product(detail::graph_edges({example.output}),
+                                                              risk.parameters(), {cotangent});
       for (size_t i = 0; i < part.size(); ++i) {
         if (part[i].defined()) sums[i].addcmul_(part[i], part[i], weight);
       }

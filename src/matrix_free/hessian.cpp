@@ -20,9 +20,9 @@ namespace {
 
 constexpr int64_t kColumnsAtOnce = 16;
 
-/// The gradient of a batch's objective with its graph; undefined where a parameter plays no role.
+/// The graph of the gradient of a batch's objective; no edge where a parameter plays no role.
 struct GradientGraph {
-  TensorList gradient;
+  detail::GraphEdges gradient;
 };
 
 std::shared_ptr<const GradientGraph> linearize(const BatchRisk& batch,
@@ -41,8 +41,9 @@ std::shared_ptr<const GradientGraph> linearize(const BatchRisk& batch,
   auto graph = std::make_shared<GradientGraph>();
   graph->gradient.resize(parameters.size());
   if (objective.requires_grad()) {
-    graph->gradient = torch::autograd::grad({objective}, parameters, {}, /*retain_graph=*/true,
-                                            /*create_graph=*/true, /*allow_unused=*/true);
+    graph->gradient = detail::graph_edges(
+        torch::autograd::grad({objective}, parameters, {}, /*retain_graph=*/true,
+                              /*create_graph=*/true, /*allow_unused=*/true));
   }
   return graph;
 }
@@ -60,7 +61,8 @@ class Hessian final : public detail::CurvatureOperator {
         kept_.get(index, [&] { return linearize(risk().on(index), risk().parameters()); });
     for (int64_t k = 0; k < x.size(); ++k) {
       for (const std::vector<size_t>& block : blocks()) {
-        TensorList gradient, parameters;
+        detail::GraphEdges gradient;
+        TensorList parameters;
         for (const size_t i : block) {
           gradient.push_back(graph->gradient[i]);
           parameters.push_back(risk().parameters()[i]);

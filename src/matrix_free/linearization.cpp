@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/engine.h>
 
 #include "core/check.hpp"
 #include "core/fast_kernels.hpp"
@@ -38,19 +39,32 @@ Partition partition(const Space& space, Blocks blocks) {
   return partition;
 }
 
-TensorList vector_jacobian_product(const TensorList& outputs, const TensorList& inputs,
+GraphEdges graph_edges(const TensorList& outputs) {
+  GraphEdges edges(outputs.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (outputs[i].defined() && outputs[i].requires_grad()) {
+      edges[i] = torch::autograd::impl::gradient_edge(outputs[i]);
+    }
+  }
+  return edges;
+}
+
+TensorList vector_jacobian_product(const GraphEdges& outputs, const TensorList& inputs,
                                    const TensorList& cotangents) {
   // An output that does not depend on any input has no graph and contributes nothing.
-  TensorList with_graph, used;
+  GraphEdges with_graph;
+  TensorList used;
   for (size_t i = 0; i < outputs.size(); ++i) {
-    if (!outputs[i].defined() || !outputs[i].requires_grad()) continue;
+    if (!outputs[i].is_valid()) continue;
     with_graph.push_back(outputs[i]);
     used.push_back(cotangents[i]);
   }
-  const FastKernels fast;
   if (with_graph.empty()) return TensorList(inputs.size());
-  return torch::autograd::grad(with_graph, inputs, used, /*retain_graph=*/true,
-                               /*create_graph=*/false, /*allow_unused=*/true);
+  const FastKernels fast;
+  // `torch::autograd::grad` does the same from tensors, which would keep the outputs' values.
+  return torch::autograd::Engine::get_default_engine().execute(
+      with_graph, used, /*keep_graph=*/true, /*create_graph=*/false, /*accumulate_grad=*/false,
+      graph_edges(inputs));
 }
 
 OutputLinearization::OutputLinearization(const BatchRisk& batch, const TensorList& parameters)
@@ -69,12 +83,13 @@ OutputLinearization::OutputLinearization(const BatchRisk& batch, const TensorLis
   cotangent_ = at::zeros_like(output_.detach()).requires_grad_();
   pullback_.resize(parameters.size());
   if (!output_.requires_grad()) return;
-  pullback_ = torch::autograd::grad({output_}, parameters, {cotangent_}, /*retain_graph=*/true,
-                                    /*create_graph=*/true, /*allow_unused=*/true);
+  pullback_ = graph_edges(torch::autograd::grad({output_}, parameters, {cotangent_},
+                                                /*retain_graph=*/true, /*create_graph=*/true,
+                                                /*allow_unused=*/true));
 }
 
 at::Tensor OutputLinearization::jvp(const std::vector<size_t>& block, const TensorList& v) const {
-  TensorList pullback;
+  GraphEdges pullback;
   for (const size_t i : block) pullback.push_back(pullback_[i]);
   const at::Tensor product = vector_jacobian_product(pullback, {cotangent_}, v).front();
   return product.defined() ? product : at::zeros_like(output_.detach());
@@ -83,7 +98,7 @@ at::Tensor OutputLinearization::jvp(const std::vector<size_t>& block, const Tens
 TensorList OutputLinearization::vjp(const std::vector<size_t>& block, const at::Tensor& w) const {
   TensorList inputs;
   for (const size_t i : block) inputs.push_back(parameters_[i]);
-  return vector_jacobian_product({output_}, inputs, {w});
+  return vector_jacobian_product(graph_edges({output_}), inputs, {w});
 }
 
 ColumnSums::ColumnSums(const Space& space, int64_t num_columns, const at::TensorOptions& options)

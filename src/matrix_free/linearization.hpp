@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/function.h>
 
 #include <curvature/core/memory.hpp>
 #include <curvature/matrix_free/options.hpp>
@@ -17,9 +18,14 @@ namespace curvature::detail {
 using Partition = std::vector<std::vector<size_t>>;
 Partition partition(const Space& space, Blocks blocks);
 
-/// J^T w: gradients of `outputs` with `cotangents` for `inputs`, in order; undefined where an input
+/// Where cotangents enter the graph of a list of tensors; nowhere for a tensor without graph. It
+/// keeps the graph alive, but not the values.
+using GraphEdges = std::vector<torch::autograd::Edge>;
+GraphEdges graph_edges(const TensorList& outputs);
+
+/// J^T w: gradients of outputs with `cotangents` for `inputs`, in order; undefined where an input
 /// plays no role. The graph is kept.
-TensorList vector_jacobian_product(const TensorList& outputs, const TensorList& inputs,
+TensorList vector_jacobian_product(const GraphEdges& outputs, const TensorList& inputs,
                                    const TensorList& cotangents);
 
 /// The outputs of a batch, ready for products with their Jacobian in both directions.
@@ -43,7 +49,7 @@ class OutputLinearization {
   TensorList parameters_;
   at::Tensor output_;     // with graph
   at::Tensor cotangent_;  // u, a leaf
-  TensorList pullback_;   // J^T u with the graph of u
+  GraphEdges pullback_;   // of J^T u as a function of u
 };
 
 /// Linearisations of batches, kept within a budget of bytes, first come, first kept. Thread-safe.

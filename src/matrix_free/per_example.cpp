@@ -63,8 +63,8 @@ TensorList per_example_gradients(const EmpiricalRisk& risk, int64_t first, int64
   detail::for_each_example(risk, first, count, [&](int64_t n, const detail::Example& example) {
     const at::Tensor cotangent =
         detail::example_loss_gradient(risk, example.risk, example.output.detach());
-    const TensorList gradient =
-        detail::vector_jacobian_product({example.output}, risk.parameters(), {cotangent});
+    const TensorList gradient = detail::vector_jacobian_product(
+        detail::graph_edges({example.output}), risk.parameters(), {cotangent});
     for (size_t i = 0; i < gradient.size(); ++i) {
       if (gradient[i].defined()) gradients[i].select(0, n).copy_(gradient[i]);
     }

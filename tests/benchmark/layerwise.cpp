@@ -54,8 +54,10 @@ Operation kfac_operation(const std::string& name, Fisher fisher) {
             const DampingOptions damping = {.damping = kDamping * kDamping,
                                             .kind = KroneckerDamping::kPerFactor};
             OperatorPtr inverse;
-            record.measure(name + "-inverse", "setup",
-                           [&] { inverse = damped(a, damping)->inverse(); });
+            record.measure(name + "-inverse", "setup", [&] {
+              inverse.reset();
+              inverse = damped(a, damping)->inverse();
+            });
             record.product(name + "-inverse", *inverse);
           }};
 }

@@ -27,10 +27,11 @@ Operation vector(const std::string& name, const Factory& make) {
   return {name, [=](const Problem& problem, const Recorder& record) {
             OperatorPtr a;
             record.measure(name, "setup", [&] { a = make(problem); });
+            const at::Tensor v = probe(*a);
             record.measure(name, "first-product", [&] {
               a.reset();  // never two linearisations at once
               a = make(problem);
-              a->apply(probe(*a));
+              a->apply(v);
             });
             record.product(name, *a);
           }};

@@ -5,8 +5,9 @@
 #include <numeric>
 #include <vector>
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/stack.h>
+#include <ATen/ops/empty.h>
 
 #include "child.hpp"
 #include "recorder.hpp"
@@ -16,6 +17,7 @@ namespace {
 
 constexpr size_t kMinRepeats = 3;
 constexpr size_t kMaxRepeats = 30;
+constexpr int64_t kRowsAtOnce = 1 << 16;  // doubles of a whole operand would be a row's peak memory
 
 double seconds_of(const std::function<void()>& work) {
   const auto start = std::chrono::steady_clock::now();
@@ -83,15 +85,27 @@ void Recorder::product(const std::string& operation, const LinearOperator& a,
 
 at::Tensor probe(const LinearOperator& a, int64_t columns) {
   const auto options = at::TensorOptions().dtype(a.spec().dtype).device(a.spec().device);
-  std::vector<at::Tensor> parts;
-  for (int64_t k = 0; k < columns; ++k) {
-    parts.push_back(at::arange(k, k + a.cols(), at::kDouble).cos().to(options));
+  const at::Tensor probe = at::empty({a.cols(), columns}, options);
+  for (int64_t begin = 0; begin < a.cols(); begin += kRowsAtOnce) {
+    const int64_t end = std::min(begin + kRowsAtOnce, a.cols());
+    const at::Tensor index = at::arange(begin, end, at::kDouble).unsqueeze(1);
+    probe.narrow(0, begin, end - begin)
+        .copy_(at::add(index, at::arange(columns, at::kDouble)).cos());
   }
-  return columns == 1 ? parts.front() : at::stack(parts, 1);
+  return columns == 1 ? probe.squeeze(1) : probe;
 }
 
 double inner(const at::Tensor& a, const at::Tensor& b) {
-  return a.to(at::kDouble).mul(b.to(at::kDouble)).sum().item<double>();
+  const at::Tensor x = a.reshape({-1}), y = b.reshape({-1});
+  double sum = 0;
+  for (int64_t begin = 0; begin < x.size(0); begin += kRowsAtOnce) {
+    const int64_t count = std::min(kRowsAtOnce, x.size(0) - begin);
+    sum += x.narrow(0, begin, count)
+               .to(at::kDouble)
+               .dot(y.narrow(0, begin, count).to(at::kDouble))
+               .item<double>();
+  }
+  return sum;
 }
 
 }  // namespace curvature::benchmark
