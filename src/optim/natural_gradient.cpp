@@ -2,6 +2,7 @@
 #include <cmath>
 #include <optional>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
@@ -42,6 +43,9 @@ std::unique_ptr<detail::CurvatureSource> make_source(const EmpiricalRisk& risk,
       return detail::ekfac_source(risk, layer_options(options), schedule);
     case LayerCurvature::kKfoc:
       return detail::kfoc_source(risk, layer_options(options), schedule);
+    case LayerCurvature::kFull:
+      return detail::low_rank_source(options.fisher,
+                                     {.samples = options.mc_samples, .random = options.random});
     case LayerCurvature::kKfac:
       break;
   }
@@ -54,10 +58,17 @@ const char* name_of(LayerCurvature curvature) {
       return "ekfac";
     case LayerCurvature::kKfoc:
       return "kfoc";
+    case LayerCurvature::kFull:
+      return "natural-gradient";
     case LayerCurvature::kKfac:
       break;
   }
   return "kfac";
+}
+
+/// Whether the inverse is cheaper than eigenvectors.
+bool is_low_rank(const LinearOperator& curvature) {
+  return std::holds_alternative<LowRankStructure>(curvature.structure());
 }
 
 /// The inverse of a damped curvature, kept as long as both stay the same. Exact damping goes
@@ -70,7 +81,7 @@ class DampedInverse {
   /// `weight_decay` is added to the curvature itself.
   OperatorPtr of(const OperatorPtr& curvature, double damping, double weight_decay) {
     if (curvature != curvature_) {
-      base_ = kind_ == KroneckerDamping::kExact
+      base_ = kind_ == KroneckerDamping::kExact && !is_low_rank(*curvature)
                   ? function(curvature, [](const at::Tensor& l) { return l.clamp_min(0); })
                   : curvature;
       curvature_ = curvature;

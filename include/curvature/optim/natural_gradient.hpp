@@ -13,14 +13,18 @@
 
 namespace curvature::optim {
 
-/// Which layer-wise curvature is inverted.
+/// Which curvature is inverted.
 enum class LayerCurvature {
   kKfac,   ///< decaying averages of Kronecker factors
   kEkfac,  ///< decaying averages of squared gradients along the factors' eigenvectors
   kKfoc,   ///< the nearest Kronecker products, of the batch of the last refresh alone
+  /// No layers: the whole matrix of the step's batch, GGN or Fisher (see `ggn_low_rank`), inverted
+  /// exactly in the space of the data. For batches with fewer outputs than there are parameters.
+  kFull,
 };
 
-/// How `natural_gradient` steps.
+/// How `natural_gradient` steps. What is said of statistics, layers and Kronecker products has no
+/// meaning for `LayerCurvature::kFull`.
 struct NaturalGradientOptions {
   LayerCurvature curvature = LayerCurvature::kKfac;  ///< see there
   double learning_rate = 0.1;  ///< 1 is natural with `StepSize::kQuadraticModel`
@@ -57,15 +61,18 @@ struct NaturalGradientOptions {
   RandomSource random{};                  ///< of the statistics
 };
 
-/// Natural gradient with K-FAC, EK-FAC or KFOC: D = (F + (damping + weight decay) I)^-1 g, and a
-/// step along D and the last update. Weight decay is the risk's: it is part of the gradient, of the
-/// quadratic model and of rho.
+/// Natural gradient with K-FAC, EK-FAC, KFOC or the whole matrix: D = (F + (damping + weight decay)
+/// I)^-1 g, and a step along D and the last update. Weight decay is the risk's: it is part of the
+/// gradient, of the quadratic model and of rho.
 ///
 /// Costs a gradient, one for the statistics (`kMonteCarlo`), the factors' arithmetic and two
-/// products with them; `kTrustRegion` and adaptive damping a half product of the GGN more (about a
-/// gradient), the quadratic model two; judged steps a loss. Martens, Grosse, ICML 2015; George et
-/// al., NeurIPS 2018; Koroko et al., 2022.
-/// @throws OptionError; steps throw NotSupportedError for a parameter that is not covered
+/// products with them; with `kFull` a forward pass per example, a backward pass per column of U
+/// `[D, M]`, O(D M^2), and 3 D M numbers while it lasts. `kTrustRegion` and adaptive damping a half
+/// product of the GGN more (about a gradient), the quadratic model two; judged steps a loss.
+/// Martens, Grosse, ICML 2015; George et al., NeurIPS 2018; Koroko et al., 2022; `kFull`: Ren,
+/// Goldfarb, arXiv:1906.02353.
+/// @throws OptionError; steps throw NotSupportedError for a parameter that is not covered, and
+/// OptionError if U does not fit into memory
 std::unique_ptr<Minimizer> natural_gradient(const EmpiricalRisk& risk,
                                             const NaturalGradientOptions& options = {});
 
