@@ -14,6 +14,7 @@ namespace curvature::optim::detail {
 struct Sample {
   int64_t index = 0;
   int64_t count = 1;
+  double scale = 1;  ///< of the curvature, where a part of the step's batch stands for all of it
 };
 
 /// Where a step's curvature comes from: running statistics of the batches it has seen. A value in

@@ -23,8 +23,8 @@ class LowRankSource final : public CurvatureSource {
     return std::make_unique<LowRankSource>(*this);
   }
 
-  void observe(const EmpiricalRisk& batch, Sample) override {
-    operator_ = low_rank(batch);
+  void observe(const EmpiricalRisk& batch, Sample sample) override {
+    operator_ = scaled(low_rank(batch), sample.scale);
     ++steps_;
   }
 

@@ -328,6 +328,17 @@ BOOST_AUTO_TEST_CASE(options_of_layerwise_methods_reach_them) {
           return optim::natural_gradient(
               risk, {.damping_kind = KroneckerDamping::kKullbackLeibler, .fisher = Fisher::kType2});
         });
+  // The tool draws for its optimizers from the second source of its seed.
+  check(
+      {"--optimizer", "ekfac", "--option", "step_size=quadratic-model", "--option",
+       "statistics_fraction=0.6", "--option", "model_fraction=0.3", "--option", "weight_decay=0.1"},
+      [](const EmpiricalRisk& risk) {
+        return optim::natural_gradient(risk, {.curvature = optim::LayerCurvature::kEkfac,
+                                              .step_size = optim::StepSize::kQuadraticModel,
+                                              .statistics_fraction = 0.6,
+                                              .model_fraction = 0.3,
+                                              .random = RandomSource(0).derive(2)});
+      });
   const auto assignments = [](const Words& values) {
     Words words = {"--optimizer", "singd"};
     for (const std::string& value : values) words = words + Words{"--option", value};

@@ -48,6 +48,13 @@ struct NaturalGradientOptions {
   bool reject_increase =
       false;  ///< evaluates the loss after each step and does not take a worse one
 
+  /// Part of a step's examples from which its statistics are taken, in (0, 1]: as many as that,
+  /// rounded up, drawn anew in every step (tau_1 of Martens and Grosse, section 8). The gradient is
+  /// that of all.
+  double statistics_fraction = 1;
+  /// The same for what a step takes from the exact GGN, along the direction and the last update:
+  /// the quadratic model, the trust region and rho (their tau_2).
+  double model_fraction = 1;
   double decay = 0.95;              ///< of earlier statistics at every update
   int64_t statistics_interval = 1;  ///< steps from one update of the statistics to the next
   /// Steps from one inverse (EK-FAC: basis; KFOC: fit) to the next; the first three steps have
@@ -58,7 +65,7 @@ struct NaturalGradientOptions {
   WeightSharing weight_sharing = WeightSharing::kExpand;  ///< see there
   bool separate_bias = false;                             ///< a bias has a block of its own
   Fallback fallback = Fallback::kRefuse;  ///< of parameters that no layer rule covers
-  RandomSource random{};                  ///< of the statistics
+  RandomSource random{};                  ///< of the statistics, and of which examples are taken
 };
 
 /// Natural gradient with K-FAC, EK-FAC, KFOC or the whole matrix: D = (F + (damping + weight decay)

@@ -103,6 +103,8 @@ OptimizerOptions natural_gradient_options() {
           number_option("norm_constraint", 1e-3, "bound of a step's squared length"),
           number_option("trust_radius", 1e-3, "bound of its KL divergence"),
           flag_option("reject_increase", false, "a step that raises the loss is not taken"),
+          number_option("statistics_fraction", 1, "of a batch from which statistics are taken"),
+          number_option("model_fraction", 1, "of a batch from which the exact model is taken"),
           integer_option("mc_samples", 1, "draws per loss term")};
 }
 
@@ -118,6 +120,8 @@ optim::NaturalGradientOptions natural_gradient_of(const OptionValues& values,
           .damping_rule = chosen(values, "damping_rule", kJudged),
           .damping_interval = values.integer("damping_interval"),
           .reject_increase = values.flag("reject_increase"),
+          .statistics_fraction = values.number("statistics_fraction"),
+          .model_fraction = values.number("model_fraction"),
           .fisher = chosen(values, "fisher", kFishers),
           .mc_samples = values.integer("mc_samples"),
           .random = context.random};
