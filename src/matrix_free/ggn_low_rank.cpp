@@ -22,8 +22,10 @@ namespace {
 /// The columns as rows `[count, D]`, of zeros.
 at::Tensor room_for(int64_t count, const Space& space, const at::TensorOptions& options,
                     const char* who) {
-  // The inverse of U U^T + damping has a copy of U, and needs another while it is made.
-  const double bytes = 3.0 * static_cast<double>(count) * static_cast<double>(space.size()) *
+  // The inverse of U U^T + damping has a copy of U, and needs another while it is made; so does the
+  // matrix U^T U.
+  const double bytes = 3.0 * static_cast<double>(count) *
+                       static_cast<double>(space.size() + count) *
                        static_cast<double>(options.dtype().itemsize());
   const auto free = static_cast<double>(available_memory(options.device()));
   CURVATURE_CHECK(bytes <= free, OptionError,

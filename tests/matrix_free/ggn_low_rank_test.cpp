@@ -115,7 +115,7 @@ BOOST_AUTO_TEST_CASE(without_residuals_nothing_but_the_damping_is_left) {
 }
 
 BOOST_AUTO_TEST_CASE(absurd_sizes_are_refused_before_they_are_taken) {
-  // A million parameters, a million columns: 24 TB.
+  // A million parameters, a million columns: 48 TB.
   const auto options = at::TensorOptions(at::kDouble).device(test_device());
   const at::Tensor w = at::ones({1000000}, options).requires_grad_();
   const Model model(
@@ -129,6 +129,16 @@ BOOST_AUTO_TEST_CASE(absurd_sizes_are_refused_before_they_are_taken) {
   BOOST_CHECK_EXCEPTION(ggn_low_rank(risk), OptionError, [](const OptionError& error) {
     return std::string(error.what()).find("U [1000000, 1000000]") != std::string::npos;
   });
+}
+
+BOOST_AUTO_TEST_CASE(more_columns_than_a_matrix_may_have_are_refused_too) {
+  // One parameter, a million columns: U is small, U^T U is not.
+  const auto options = at::TensorOptions(at::kDouble).device(test_device());
+  const at::Tensor w = at::ones({1}, options).requires_grad_();
+  const EmpiricalRisk risk(
+      Model([=](const TensorList& x) { return x[0] * w; }, {{"w", w}}), mean_squared_error(),
+      tensor_dataset({at::ones({1000000, 1}, options)}, at::zeros({1000000, 1}, options), 1000));
+  BOOST_CHECK_THROW(ggn_low_rank(risk), OptionError);
 }
 
 BOOST_AUTO_TEST_CASE(wrong_options_are_refused) {

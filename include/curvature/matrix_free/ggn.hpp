@@ -52,8 +52,8 @@ OperatorPtr ggn_mc_diagonal(const EmpiricalRisk& risk, const MonteCarloOptions& 
 /// (U U^T + d I)^-1 g = (g - U (d I + U^T U)^-1 U^T g) / d, in O(D M^2), exactly.
 ///
 /// Costs a forward pass per example and a backward pass per column. Of the options' blocks only
-/// `kFull`, and no memory budget: U takes D M numbers, the inverse as many, and as many again while
-/// it is made. @throws OptionError if that does not fit into the free memory, before it is taken;
+/// `kFull`, and no memory budget: U takes D M numbers; with its inverse it is 3 (D + M) M at most.
+/// @throws OptionError if that does not fit into the free memory, before it is taken;
 /// NotSupportedError if the examples are spread over several workers; NumericalError
 OperatorPtr ggn_low_rank(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
 /// The same of `ggn_mc`, a column for each loss term and draw.

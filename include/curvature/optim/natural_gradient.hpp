@@ -23,8 +23,8 @@ enum class LayerCurvature {
   kFull,
 };
 
-/// How `natural_gradient` steps. What is said of statistics, layers and Kronecker products has no
-/// meaning for `LayerCurvature::kFull`.
+/// How `natural_gradient` steps. Of what is said of statistics, layers and Kronecker products,
+/// `LayerCurvature::kFull` knows `fisher`, `mc_samples` and `statistics_fraction` alone.
 struct NaturalGradientOptions {
   LayerCurvature curvature = LayerCurvature::kKfac;  ///< see there
   double learning_rate = 0.1;  ///< 1 is natural with `StepSize::kQuadraticModel`
@@ -74,8 +74,8 @@ struct NaturalGradientOptions {
 ///
 /// Costs a gradient, one for the statistics (`kMonteCarlo`), the factors' arithmetic and two
 /// products with them; with `kFull` a forward pass per example, a backward pass per column of U
-/// `[D, M]`, O(D M^2), and 3 D M numbers while it lasts. `kTrustRegion` and adaptive damping a half
-/// product of the GGN more (about a gradient), the quadratic model two; judged steps a loss.
+/// `[D, M]`, O(D M^2), and 3 (D + M) M numbers while it lasts. `kTrustRegion` and adaptive damping
+/// a half product of the GGN more (about a gradient), the quadratic model two; judged steps a loss.
 /// Martens, Grosse, ICML 2015; George et al., NeurIPS 2018; Koroko et al., 2022; `kFull`: Ren,
 /// Goldfarb, arXiv:1906.02353.
 /// @throws OptionError; steps throw NotSupportedError for a parameter that is not covered, and
