@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -116,20 +117,31 @@ OperatorPtr damped_block(const OperatorPtr& block, const DampingOptions& options
   return kronecker(factors, block->spec().domain, block->spec().range, symmetry);
 }
 
-}  // namespace
-
-OperatorPtr damped(const OperatorPtr& layerwise, const DampingOptions& options) {
+/// Does the same to each block of a partition, or to all of an operator that is none.
+OperatorPtr by_blocks(const OperatorPtr& layerwise, const DampingOptions& options,
+                      const std::function<OperatorPtr(const OperatorPtr&)>& map) {
   CURVATURE_CHECK(layerwise != nullptr, OptionError, "damped: got a null operator");
   CURVATURE_CHECK(options.damping >= 0 && std::isfinite(options.damping), OptionError,
                   "damped: damping must be finite and not negative; got {}", options.damping);
   const Structure structure = layerwise->structure();
   const auto* partition = std::get_if<PartitionStructure>(&structure);
-  if (partition == nullptr) return damped_block(layerwise, options);
+  if (partition == nullptr) return map(layerwise);
   std::vector<OperatorPtr> blocks;
-  for (const OperatorPtr& block : partition->blocks) {
-    blocks.push_back(damped_block(block, options));
-  }
+  for (const OperatorPtr& block : partition->blocks) blocks.push_back(map(block));
   return partition->with_blocks(std::move(blocks));
+}
+
+}  // namespace
+
+OperatorPtr damped(const OperatorPtr& layerwise, const DampingOptions& options) {
+  return by_blocks(layerwise, options,
+                   [&](const OperatorPtr& block) { return damped_block(block, options); });
+}
+
+OperatorPtr damped_inverse(const OperatorPtr& layerwise, const DampingOptions& options) {
+  return by_blocks(layerwise, options, [&](const OperatorPtr& block) {
+    return damped_block(block, options)->inverse();
+  });
 }
 
 }  // namespace curvature

@@ -109,7 +109,7 @@ class KfacSource final : public CurvatureSource {
     return std::make_unique<KfacSource>(*this);
   }
 
-  void observe(const EmpiricalRisk& batch, Sample) override {
+  void observe(const EmpiricalRisk& batch, Sample sample) override {
     if (clock_.statistics_due()) {
       auto next = std::make_shared<KfacEstimator>(
           current_ ? current_->clone() : KfacEstimator(risk_, options_, clock_.schedule.decay));
@@ -122,7 +122,7 @@ class KfacSource final : public CurvatureSource {
       if (corrected_) use(current_);
     }
     if (!corrected_ && clock_.refresh_due() && used_ != current_) use(current_);
-    set_share(batch_share(batch, risk_));
+    set_share(sample.scale * batch_share(batch, risk_));
     clock_.tick(batch);
   }
 
@@ -221,11 +221,12 @@ class KfocSource final : public CurvatureSource {
     return std::make_unique<KfocSource>(*this);
   }
 
-  void observe(const EmpiricalRisk& batch, Sample) override {
+  void observe(const EmpiricalRisk& batch, Sample sample) override {
     if (clock_.refresh_due()) {
       KfacOptions options = options_;
       options.random = options_.random.derive(static_cast<uint64_t>(clock_.steps));
       operator_ = curvature::kfoc(batch, options);
+      if (sample.scale != 1) operator_ = scaled_blocks(*operator_, sample.scale);
     }
     clock_.tick(batch);
   }
@@ -326,7 +327,8 @@ class SquaredGradientSource final : public CurvatureSource {
       values_ = kept * values_ + (1 - decay_) * share * mean;
     }
     if (sample.index + 1 == sample.count) is_first_step_ = false;
-    share_ = batch.options().reduction == Reduction::kSum ? batch.total_weight() : 1;
+    share_ =
+        sample.scale * (batch.options().reduction == Reduction::kSum ? batch.total_weight() : 1);
     operator_ = curvature::diagonal(share_ * values_, batch.space());
   }
 

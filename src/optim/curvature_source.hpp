@@ -4,6 +4,7 @@
 #include <memory>
 
 #include <curvature/layerwise/kfac.hpp>
+#include <curvature/matrix_free/ggn.hpp>
 
 #include "optim/flat_parameters.hpp"
 
@@ -13,6 +14,7 @@ namespace curvature::optim::detail {
 struct Sample {
   int64_t index = 0;
   int64_t count = 1;
+  double scale = 1;  ///< of the curvature, where a part of the step's batch stands for all of it
 };
 
 /// Where a step's curvature comes from: running statistics of the batches it has seen. A value in
@@ -49,6 +51,10 @@ std::unique_ptr<CurvatureSource> ekfac_source(const EmpiricalRisk& risk, const K
 /// KFOC of the batch of the last refresh.
 std::unique_ptr<CurvatureSource> kfoc_source(const EmpiricalRisk& risk, const KfacOptions& options,
                                              const LayerwiseSchedule& schedule);
+/// GGN, sampled GGN or empirical Fisher of the batch itself as U U^T, whole; draws are other ones
+/// in every step.
+std::unique_ptr<CurvatureSource> low_rank_source(Fisher fisher,
+                                                 const MonteCarloOptions& monte_carlo);
 /// diag(s), s <- decay s + (1 - decay) times the mean of the examples' squared gradients; the first
 /// mean at the start.
 std::unique_ptr<CurvatureSource> squared_gradient_source(const EmpiricalRisk& risk, double decay);

@@ -16,6 +16,7 @@
 #include <curvature/operators/algebra.hpp>
 #include <curvature/operators/diagonal.hpp>
 #include <curvature/optim/newton.hpp>
+#include <curvature/solvers/direct.hpp>
 #include <curvature/solvers/truncated_conjugate_gradient.hpp>
 
 #include "core/check.hpp"
@@ -36,6 +37,7 @@ struct DampedNewtonOptions {
   TruncatedCgOptions cg;
   int64_t max_attempts = 1;
   bool scale_by_diagonal = false;
+  SystemSolver solver = SystemSolver::kConjugateGradients;
   double start_decay = 0;              ///< 0: conjugate gradients start from 0
   double preconditioner_exponent = 0;  ///< 0: no preconditioner
   bool searches_back = false;          ///< along iterates and line
@@ -145,6 +147,28 @@ class DampedNewton final : public detail::ModelMinimizer {
             ? sum(attempts.curvature, curvature::diagonal(damping * attempts.damped_diagonal,
                                                           attempts.curvature->spec().domain))
             : shifted(attempts.curvature, damping);
+    const std::optional<TruncatedCgResult> result = options_.solver == SystemSolver::kDirect
+                                                        ? direct_solution(attempts, system)
+                                                        : cg_solution(attempts, *system, damping);
+    if (!result) return std::nullopt;
+    solution = result->iterates.back();
+    return options_.searches_back ? search_back(attempts, *result) : full_step(attempts, *result);
+  }
+
+  /// None if the system is not definite enough for the solution to lead downhill.
+  static std::optional<TruncatedCgResult> direct_solution(const Attempts& attempts,
+                                                          const OperatorPtr& system) {
+    const at::Tensor& gradient = attempts.point.gradient;
+    const at::Tensor d = solve(system, -gradient, direct()).x;
+    const double slope = inner(gradient, d);
+    if (!(slope < 0)) return std::nullopt;
+    const double value = slope + inner(d, system->apply(d)) / 2;
+    return TruncatedCgResult{.iterates = {d}, .values = {value}, .end = TruncatedCgEnd::kResidual};
+  }
+
+  /// None if the system is not definite.
+  std::optional<TruncatedCgResult> cg_solution(const Attempts& attempts,
+                                               const LinearOperator& system, double damping) const {
     TruncatedCgOptions cg = options_.cg;
     if (attempts.second_moment.defined()) {
       cg.preconditioner = curvature::diagonal(
@@ -153,11 +177,10 @@ class DampedNewton final : public detail::ModelMinimizer {
     }
     const at::Tensor start =
         last_solution_.defined() ? options_.start_decay * last_solution_ : at::Tensor();
-    const TruncatedCgResult result =
-        truncated_conjugate_gradient(*system, -attempts.point.gradient, cg, start);
+    TruncatedCgResult result =
+        truncated_conjugate_gradient(system, -attempts.point.gradient, cg, start);
     if (result.end == TruncatedCgEnd::kNegativeCurvature) return std::nullopt;
-    solution = result.iterates.back();
-    return options_.searches_back ? search_back(attempts, result) : full_step(attempts, result);
+    return result;
   }
 
   double loss_of(const Attempts& attempts, const at::Tensor& step) const {
@@ -276,7 +299,8 @@ std::unique_ptr<Minimizer> levenberg_marquardt(const EmpiricalRisk& risk,
                                 .cg = {.max_iterations = options.max_cg_iterations,
                                        .relative_residual = options.relative_residual},
                                 .max_attempts = options.max_attempts,
-                                .scale_by_diagonal = options.scale_by_diagonal});
+                                .scale_by_diagonal = options.scale_by_diagonal,
+                                .solver = options.solver});
 }
 
 std::unique_ptr<Minimizer> gradient_regularized_newton(

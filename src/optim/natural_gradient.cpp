@@ -2,6 +2,7 @@
 #include <cmath>
 #include <optional>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <ATen/TensorOperators.h>
@@ -17,6 +18,7 @@
 #include "core/inner_product.hpp"
 #include "optim/curvature_source.hpp"
 #include "optim/model_minimizer.hpp"
+#include "optim/random_part.hpp"
 
 namespace curvature::optim {
 namespace {
@@ -42,6 +44,9 @@ std::unique_ptr<detail::CurvatureSource> make_source(const EmpiricalRisk& risk,
       return detail::ekfac_source(risk, layer_options(options), schedule);
     case LayerCurvature::kKfoc:
       return detail::kfoc_source(risk, layer_options(options), schedule);
+    case LayerCurvature::kFull:
+      return detail::low_rank_source(options.fisher,
+                                     {.samples = options.mc_samples, .random = options.random});
     case LayerCurvature::kKfac:
       break;
   }
@@ -54,10 +59,21 @@ const char* name_of(LayerCurvature curvature) {
       return "ekfac";
     case LayerCurvature::kKfoc:
       return "kfoc";
+    case LayerCurvature::kFull:
+      return "natural-gradient";
     case LayerCurvature::kKfac:
       break;
   }
   return "kfac";
+}
+
+/// Sets what is drawn for the statistics and for the model apart from the draws of labels.
+constexpr uint64_t kStatisticsExamples = 0x7461753100000000;
+constexpr uint64_t kModelExamples = 0x7461753200000000;
+
+/// Whether the inverse is cheaper than eigenvectors.
+bool is_low_rank(const LinearOperator& curvature) {
+  return std::holds_alternative<LowRankStructure>(curvature.structure());
 }
 
 /// The inverse of a damped curvature, kept as long as both stay the same. Exact damping goes
@@ -70,14 +86,14 @@ class DampedInverse {
   /// `weight_decay` is added to the curvature itself.
   OperatorPtr of(const OperatorPtr& curvature, double damping, double weight_decay) {
     if (curvature != curvature_) {
-      base_ = kind_ == KroneckerDamping::kExact
+      base_ = kind_ == KroneckerDamping::kExact && !is_low_rank(*curvature)
                   ? function(curvature, [](const at::Tensor& l) { return l.clamp_min(0); })
                   : curvature;
       curvature_ = curvature;
       inverse_ = nullptr;
     }
     if (!inverse_ || damping != damping_ || weight_decay != weight_decay_) {
-      inverse_ = inverse(damped_base(damping, weight_decay));
+      inverse_ = inverse_with(damping, weight_decay);
       damping_ = damping;
       weight_decay_ = weight_decay;
     }
@@ -85,14 +101,13 @@ class DampedInverse {
   }
 
  private:
-  OperatorPtr damped_base(double damping, double weight_decay) const {
-    if (!relative_) {
-      return damped(base_, {.damping = damping + weight_decay, .kind = kind_});
-    }
-    const OperatorPtr relative =
-        damped(base_, {.damping = damping, .kind = kind_, .relative = true});
-    return weight_decay == 0 ? relative
-                             : damped(relative, {.damping = weight_decay, .kind = kind_});
+  OperatorPtr inverse_with(double damping, double weight_decay) const {
+    if (!relative_)
+      return damped_inverse(base_, {.damping = damping + weight_decay, .kind = kind_});
+    const DampingOptions relative = {.damping = damping, .kind = kind_, .relative = true};
+    return weight_decay == 0
+               ? damped_inverse(base_, relative)
+               : damped_inverse(damped(base_, relative), {.damping = weight_decay, .kind = kind_});
   }
 
   KroneckerDamping kind_;
@@ -132,14 +147,17 @@ class NaturalGradient final : public detail::ModelMinimizer {
  protected:
   StepReport step_from(const EmpiricalRisk& batch, const detail::Point& point) override {
     auto source = source_->copy();
-    source->observe(batch, {});
+    const detail::Part examples = part_of(batch, options_.statistics_fraction, kStatisticsExamples);
+    source->observe(examples.risk, {.scale = examples.scale});
+    const Task task{.batch = batch,
+                    .point = point,
+                    .model = part_of(batch, options_.model_fraction, kModelExamples)};
     DampedInverse inverse = inverse_;
     DampingControl control = control_;
     const double damping = control.damping(point.gradient_norm);
     double factor_damping = factor_damping_;
-    const Update update =
-        best_update(batch, point, source->curvature(), damping, inverse, factor_damping);
-    const bool accepted = accept(batch, point, update, damping, control);
+    const Update update = best_update(task, source->curvature(), damping, inverse, factor_damping);
+    const bool accepted = accept(task, update, damping, control);
     StepReport report{.loss = point.loss,
                       .gradient_norm = point.gradient_norm,
                       .learning_rate = update.rate,
@@ -191,6 +209,15 @@ class NaturalGradient final : public detail::ModelMinimizer {
                     "{}: expected damping_interval of at least 1 and factor_damping_interval of at "
                     "least 0, got {} and {}",
                     name(), options_.damping_interval, options_.factor_damping_interval);
+    for (const double fraction : {options_.statistics_fraction, options_.model_fraction}) {
+      CURVATURE_CHECK(fraction > 0 && fraction <= 1, OptionError,
+                      "{}: statistics_fraction and model_fraction must be in (0, 1]; got {} and {}",
+                      name(), options_.statistics_fraction, options_.model_fraction);
+    }
+    CURVATURE_CHECK(options_.model_fraction == 1 || uses_model(), OptionError,
+                    "{}: model_fraction needs StepSize::kQuadraticModel or kTrustRegion, or "
+                    "adaptive damping",
+                    name());
     CURVATURE_CHECK(!control_.needs_new_gradient(), OptionError,
                     "{}: damping_rule must be kConstant, kLevenbergMarquardt or kNielsen", name());
     CURVATURE_CHECK(!options_.relative_damping ||
@@ -204,23 +231,39 @@ class NaturalGradient final : public detail::ModelMinimizer {
         OptionError, "{}: factor_damping_interval needs StepSize::kQuadraticModel", name());
   }
 
+  /// What a step is made from.
+  struct Task {
+    const EmpiricalRisk& batch;
+    const detail::Point& point;
+    detail::Part model;  ///< whose GGN is the quadratic model's
+  };
+
+  detail::Part part_of(const EmpiricalRisk& batch, double fraction, uint64_t purpose) const {
+    return detail::random_part(batch, fraction, options_.random.derive(purpose),
+                               static_cast<uint64_t>(steps_));
+  }
+
+  bool uses_model() const {
+    return control_.adapts() || options_.step_size == StepSize::kQuadraticModel ||
+           options_.step_size == StepSize::kTrustRegion;
+  }
+
   bool keeps_update() const {
     return options_.momentum > 0 || options_.step_size == StepSize::kQuadraticModel;
   }
 
   /// The step of the damping that the model likes best, of one or three.
-  Update best_update(const EmpiricalRisk& batch, const detail::Point& point,
-                     const OperatorPtr& curvature, double damping, DampedInverse& inverse,
-                     double& factor_damping) const {
-    const double weight_decay = batch.options().weight_decay;
+  Update best_update(const Task& task, const OperatorPtr& curvature, double damping,
+                     DampedInverse& inverse, double& factor_damping) const {
+    const double weight_decay = task.batch.options().weight_decay;
     if (options_.factor_damping_interval == 0) {
-      return propose(batch, point, inverse.of(curvature, damping, weight_decay), damping);
+      return propose(task, inverse.of(curvature, damping, weight_decay), damping);
     }
     std::optional<Update> best;
     double chosen = factor_damping;
     for (const double candidate : factor_dampings(factor_damping)) {
       const Update update =
-          propose(batch, point, inverse.of(curvature, candidate, /*weight_decay=*/0), damping);
+          propose(task, inverse.of(curvature, candidate, /*weight_decay=*/0), damping);
       if (best && !(update.objective < best->objective)) continue;
       best = update;
       chosen = candidate;
@@ -237,30 +280,36 @@ class NaturalGradient final : public detail::ModelMinimizer {
             std::min(now / ratio, options_.max_damping)};
   }
 
-  Update propose(const EmpiricalRisk& batch, const detail::Point& point, const OperatorPtr& inverse,
-                 double damping) const {
-    const at::Tensor direction = inverse->apply(point.gradient).contiguous();
+  Update propose(const Task& task, const OperatorPtr& inverse, double damping) const {
+    const at::Tensor direction = inverse->apply(task.point.gradient).contiguous();
     Update update = options_.step_size == StepSize::kQuadraticModel
-                        ? model_update(batch, point, direction, damping)
-                        : fixed_update(batch, point, direction);
+                        ? model_update(task, direction, damping)
+                        : fixed_update(task, direction);
     CURVATURE_CHECK(std::isfinite(curvature::detail::norm(update.delta)), NumericalError,
                     "{}: the step is not finite; use more damping", name());
     return update;
   }
 
-  /// The exact model along columns, without damping.
-  static DirectionalModel model_along(const EmpiricalRisk& batch, const detail::Point& point,
-                                      const TensorList& directions) {
-    const at::Tensor columns = at::stack(directions, 1);
-    return {.slopes = columns.t().to(at::kDouble).mv(point.gradient.to(at::kDouble)).cpu(),
-            .curvatures = ggn_gram(batch, columns)};
+  /// V^T G V for the GGN of the batch, weight decay included, as the model's examples know it.
+  static at::Tensor curvatures_along(const Task& task, const at::Tensor& columns) {
+    const at::Tensor gram = ggn_gram(task.model.risk, columns);
+    if (task.model.scale == 1) return gram;
+    const at::Tensor doubles = columns.to(at::kDouble);
+    const at::Tensor decay = task.batch.options().weight_decay * doubles.t().mm(doubles).cpu();
+    return task.model.scale * (gram - decay) + decay;
   }
 
-  Update model_update(const EmpiricalRisk& batch, const detail::Point& point,
-                      const at::Tensor& direction, double damping) const {
+  /// The exact model along columns, without damping.
+  static DirectionalModel model_along(const Task& task, const TensorList& directions) {
+    const at::Tensor columns = at::stack(directions, 1);
+    return {.slopes = columns.t().to(at::kDouble).mv(task.point.gradient.to(at::kDouble)).cpu(),
+            .curvatures = curvatures_along(task, columns)};
+  }
+
+  Update model_update(const Task& task, const at::Tensor& direction, double damping) const {
     TensorList directions = {-direction};
     if (last_update_.defined()) directions.push_back(last_update_);
-    const DirectionalModel model = model_along(batch, point, directions);
+    const DirectionalModel model = model_along(task, directions);
     const at::Tensor columns = at::stack(directions, 1).to(at::kDouble);
     const DirectionalModel damped_model{model.slopes,
                                         model.curvatures + damping * columns.t().mm(columns).cpu()};
@@ -274,49 +323,46 @@ class NaturalGradient final : public detail::ModelMinimizer {
     return update;
   }
 
-  Update fixed_update(const EmpiricalRisk& batch, const detail::Point& point,
-                      const at::Tensor& direction) const {
-    Update update{.rate = step_length(batch, point, direction)};
+  Update fixed_update(const Task& task, const at::Tensor& direction) const {
+    Update update{.rate = step_length(task, direction)};
     update.delta = -update.rate * direction;
     if (last_update_.defined()) update.delta.add_(last_update_, options_.momentum);
     return update;
   }
 
-  double step_length(const EmpiricalRisk& batch, const detail::Point& point,
-                     const at::Tensor& direction) const {
+  double step_length(const Task& task, const at::Tensor& direction) const {
     const double rate = learning_rate();
     if (options_.step_size == StepSize::kNormConstraint) {
-      const double length = inner(direction, point.gradient);
+      const double length = inner(direction, task.point.gradient);
       return length > 0 ? std::min(rate, std::sqrt(options_.norm_constraint / length)) : rate;
     }
     if (options_.step_size == StepSize::kTrustRegion) {
-      const double length = ggn_gram(batch, direction.unsqueeze(1)).item<double>();
+      const double length = curvatures_along(task, direction.unsqueeze(1)).item<double>();
       return length > 0 ? std::min(rate, std::sqrt(2 * options_.trust_radius / length)) : rate;
     }
     return rate;
   }
 
   /// Looks at the loss after the update where somebody wants to know.
-  bool accept(const EmpiricalRisk& batch, const detail::Point& point, const Update& update,
-              double damping, DampingControl& control) const {
+  bool accept(const Task& task, const Update& update, double damping,
+              DampingControl& control) const {
     const bool adapts = control.adapts() && (steps_ + 1) % options_.damping_interval == 0;
     if (!adapts && !options_.reject_increase) return true;
-    const double new_loss = detail::loss_at(batch, point.parameters + update.delta);
+    const double new_loss = detail::loss_at(task.batch, task.point.parameters + update.delta);
     const TrialStep trial{.damping = damping,
-                          .loss = point.loss,
+                          .loss = task.point.loss,
                           .new_loss = new_loss,
-                          .model_change = change_of_model(batch, point, update),
+                          .model_change = change_of_model(task, update),
                           .step_norm = curvature::detail::norm(update.delta),
-                          .loss_rounding = loss_rounding(point.loss)};
-    const bool is_better = new_loss <= point.loss + trial.loss_rounding;
+                          .loss_rounding = loss_rounding(task.point.loss)};
+    const bool is_better = new_loss <= task.point.loss + trial.loss_rounding;
     if (adapts || !is_better) control.judge(trial);
     return is_better || !options_.reject_increase;
   }
 
-  static double change_of_model(const EmpiricalRisk& batch, const detail::Point& point,
-                                const Update& update) {
+  static double change_of_model(const Task& task, const Update& update) {
     if (update.model_change) return *update.model_change;
-    const DirectionalModel model = model_along(batch, point, {update.delta});
+    const DirectionalModel model = model_along(task, {update.delta});
     return change_of(model, at::ones({1}, at::kDouble));
   }
 

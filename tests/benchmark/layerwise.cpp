@@ -56,7 +56,7 @@ Operation kfac_operation(const std::string& name, Fisher fisher) {
             OperatorPtr inverse;
             record.measure(name + "-inverse", "setup", [&] {
               inverse.reset();
-              inverse = damped(a, damping)->inverse();
+              inverse = damped_inverse(a, damping);
             });
             record.product(name + "-inverse", *inverse);
           }};

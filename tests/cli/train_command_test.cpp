@@ -328,6 +328,17 @@ BOOST_AUTO_TEST_CASE(options_of_layerwise_methods_reach_them) {
           return optim::natural_gradient(
               risk, {.damping_kind = KroneckerDamping::kKullbackLeibler, .fisher = Fisher::kType2});
         });
+  // The tool draws for its optimizers from the second source of its seed.
+  check(
+      {"--optimizer", "ekfac", "--option", "step_size=quadratic-model", "--option",
+       "statistics_fraction=0.6", "--option", "model_fraction=0.3", "--option", "weight_decay=0.1"},
+      [](const EmpiricalRisk& risk) {
+        return optim::natural_gradient(risk, {.curvature = optim::LayerCurvature::kEkfac,
+                                              .step_size = optim::StepSize::kQuadraticModel,
+                                              .statistics_fraction = 0.6,
+                                              .model_fraction = 0.3,
+                                              .random = RandomSource(0).derive(2)});
+      });
   const auto assignments = [](const Words& values) {
     Words words = {"--optimizer", "singd"};
     for (const std::string& value : values) words = words + Words{"--option", value};
@@ -356,6 +367,50 @@ BOOST_AUTO_TEST_CASE(options_of_layerwise_methods_reach_them) {
                                .separate_bias = true,
                                .fallback = Fallback::kDiagonal});
         });
+}
+
+BOOST_AUTO_TEST_CASE(solutions_in_the_space_of_the_data_are_those_of_the_parameters) {
+  const Scratch scratch;
+  const auto weights_of = [&](const std::string& name, const Words& choice) {
+    check_done(training(scratch, {}) + outputs(scratch, name) +
+               Words{"--steps", "4", "--optimizer"} + choice);
+    return read_safetensors(scratch / (name + ".safetensors"));
+  };
+  const Words damped = {"levenberg-marquardt", "--option", "damping=0.1"};
+  const Archive by_products = weights_of("cg", damped);  // to a relative residual of 1e-6
+  const Archive by_data = weights_of("data", damped + Words{"--option", "solver=data-space"});
+  for (const auto& [name, tensor] : by_products.tensors) {
+    BOOST_TEST(close(by_data.tensors.at(name), tensor, {1e-4}));
+  }
+  const Words fixed = {"natural-gradient", "--option",   "damping=0.1",
+                       "--option",         "momentum=0", "--option",
+                       "learning_rate=1",  "--option",   "step_size=fixed"};
+  const Archive exact = weights_of("exact", fixed);
+  const Model model = load_torchscript(scratch / "model.pt");
+  const at::Tensor x = read_npy(scratch / "inputs.npy"), y = read_npy(scratch / "targets.npy");
+  const EmpiricalRisk risk(model, cross_entropy(), tensor_dataset({x}, y, 3));
+  const auto minimizer = optim::natural_gradient(risk, {.curvature = optim::LayerCurvature::kFull,
+                                                        .learning_rate = 1,
+                                                        .momentum = 0,
+                                                        .step_size = optim::StepSize::kFixed,
+                                                        .damping = 0.1,
+                                                        .fisher = Fisher::kType2});
+  for (int64_t step = 0; step < 4; ++step) {
+    minimizer->step(risk.with_data(
+        tensor_dataset({x.narrow(0, 3 * step, 3)}, y.narrow(0, 3 * step, 3), 3), 3 * step));
+  }
+  for (const NamedTensor& parameter : model.parameters()) {
+    BOOST_TEST(close(exact.tensors.at(parameter.name), parameter.tensor.detach(), {0, 1e-12}));
+  }
+  for (const std::string fisher : {"mc", "empirical"}) {
+    const Archive other = weights_of(fisher, fixed + Words{"--option", "fisher=" + fisher});
+    BOOST_TEST(!at::allclose(other.tensors.begin()->second, exact.tensors.begin()->second));
+  }
+  const Outcome hessian =
+      run_tool(training(scratch, {}) + Words{"--steps", "4", "--optimizer", "levenberg-marquardt",
+                                             "--option", "solver=data-space", "--option",
+                                             "curvature=hessian"});
+  BOOST_TEST(hessian.is_error(2, "needs curvature=ggn"), hessian);
 }
 
 BOOST_AUTO_TEST_CASE(frozen_parameters_stay_and_are_written_too) {

@@ -142,9 +142,11 @@ BOOST_AUTO_TEST_CASE(a_layerwise_operator_is_damped_block_by_block) {
        {KroneckerDamping::kExact, KroneckerDamping::kPerFactor, KroneckerDamping::kHeuristicPi,
         KroneckerDamping::kKullbackLeibler}) {
     for (const bool relative : {false, true}) {
-      const OperatorPtr a = damped(plain, {.damping = 0.1, .kind = kind, .relative = relative});
+      const DampingOptions options = {.damping = 0.1, .kind = kind, .relative = relative};
+      const OperatorPtr a = damped(plain, options);
       const at::Tensor dense = materialize(*a);
       BOOST_TEST(close(materialize(*a->inverse()).matmul(dense), eye_of(dense)));
+      BOOST_TEST(close(materialize(*damped_inverse(plain, options)).matmul(dense), eye_of(dense)));
       BOOST_TEST(a->is_symmetric());
     }
   }

@@ -104,6 +104,44 @@ BOOST_AUTO_TEST_CASE(levenberg_marquardt_solves_the_damped_system) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(levenberg_marquardt_in_the_space_of_the_data_takes_the_same_steps) {
+  // 18 residuals, 26 parameters; three ways to solve.
+  for (const bool scale_by_diagonal : {false, true}) {
+    const EmpiricalRisk by_products = regression(two_layers(false), {.weight_decay = 0.01});
+    const EmpiricalRisk by_matrix = regression(two_layers(false), {.weight_decay = 0.01});
+    const EmpiricalRisk by_data = regression(two_layers(false), {.weight_decay = 0.01});
+    LevenbergMarquardtOptions options{
+        .damping = 0.2, .scale_by_diagonal = scale_by_diagonal, .relative_residual = 1e-13};
+    const auto products = levenberg_marquardt(by_products, options);
+    options.solver = SystemSolver::kDirect;
+    const auto matrix = levenberg_marquardt(by_matrix, options);
+    options.curvature = [](const EmpiricalRisk& batch) { return ggn_low_rank(batch); };
+    const auto data = levenberg_marquardt(by_data, options);
+    for (int step = 0; step < 6; ++step) {
+      const at::Tensor expected = moved_by(*matrix, by_matrix);
+      BOOST_TEST(close(moved_by(*data, by_data), expected, {1e-8}));
+      BOOST_TEST(close(moved_by(*products, by_products), expected, {1e-6}));
+      BOOST_TEST(close(parameters_of(by_data), parameters_of(by_matrix), {1e-9}));
+    }
+    BOOST_TEST(by_data.loss() < regression(two_layers(false), {.weight_decay = 0.01}).loss() / 2);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_direct_solution_that_leads_uphill_is_no_step) {
+  const EmpiricalRisk risk = regression(two_layers(false));
+  const at::Tensor before = parameters_of(risk);
+  const auto minimizer = levenberg_marquardt(
+      risk, {.damping = 1e-6,
+             .solver = SystemSolver::kDirect,
+             .max_attempts = 2,
+             .curvature = [](const EmpiricalRisk& batch) {
+               return scaled_identity(-1, batch.space(),
+                                      batch.parameters().front().options().requires_grad(false));
+             }});
+  BOOST_TEST(!minimizer->step(risk).accepted);
+  BOOST_TEST(at::equal(parameters_of(risk), before));
+}
+
 BOOST_AUTO_TEST_CASE(attempts_share_the_curvature_of_a_step) {
   // The matrix is far too small, so that the first attempts go too far.
   const EmpiricalRisk risk = regression(two_layers(false));

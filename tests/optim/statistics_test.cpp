@@ -9,6 +9,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include <curvature/core/random.hpp>
+#include <curvature/operators/algebra.hpp>
 #include <curvature/optim/kl_shampoo_estimator.hpp>
 #include <curvature/optim/preconditioned.hpp>
 
@@ -138,30 +139,114 @@ double relative_error(const at::Tensor& s, const at::Tensor& reference) {
          static_cast<double>(d);
 }
 
-/// Sums of three Kronecker-structured parts with eigenvalues i^-p, and a little white noise.
+/// Of gradients that are sums of three Kronecker-structured parts with eigenvalues i^-p, and a
+/// little white noise.
+constexpr std::array<double, 3> kPartWeights = {1, 0.3, 0.15}, kPartPowers = {1.8, 1.2, 0.8};
+constexpr double kWhite = 0.02;
+
+/// A root of the covariance of a part along one of its two axes.
+at::Tensor side_of_part(size_t part, bool is_right, int64_t size) {
+  const uint64_t stream = 2 * part + (is_right ? 1 : 0);
+  const at::Tensor basis =
+      std::get<0>(torch::linalg_qr(RandomSource(7).normal(stream, size * size).view({size, size})));
+  return basis * torch::arange(1, size + 1, torch::kDouble).pow(-kPartPowers[part] / 2);
+}
+
 std::vector<at::Tensor> mixed_samples(int64_t m, int64_t n, int64_t count, uint64_t seed) {
   const RandomSource random(seed);
   const auto normal = [&](uint64_t stream, int64_t rows, int64_t columns) {
     return random.normal(stream, rows * columns).view({rows, columns});
   };
-  const auto side = [&](uint64_t stream, int64_t size, double power) {
-    const at::Tensor basis = std::get<0>(
-        torch::linalg_qr(RandomSource(7).normal(stream, size * size).view({size, size})));
-    return basis * torch::arange(1, size + 1, torch::kDouble).pow(-power / 2);
-  };
-  const std::array<double, 3> weights = {1, 0.3, 0.15}, powers = {1.8, 1.2, 0.8};
   std::vector<at::Tensor> samples;
   for (int64_t k = 0; k < count; ++k) {
     const auto stream = static_cast<uint64_t>(4 * k);
-    at::Tensor sample = 0.02 * normal(stream + 3, m, n);
-    for (uint64_t i = 0; i < 3; ++i) {
-      sample = sample + weights[i] * side(2 * i, m, powers[i])
-                                         .matmul(normal(stream + i, m, n))
-                                         .matmul(side(2 * i + 1, n, powers[i]).t());
+    at::Tensor sample = kWhite * normal(stream + 3, m, n);
+    for (size_t i = 0; i < 3; ++i) {
+      sample = sample + kPartWeights[i] * side_of_part(i, false, m)
+                                              .matmul(normal(stream + i, m, n))
+                                              .matmul(side_of_part(i, true, n).t());
     }
     samples.push_back(0.1 * sample);
   }
   return samples;
+}
+
+/// The population covariance of those samples, scaled to a mean eigenvalue of 1.
+at::Tensor mixed_covariance(int64_t m, int64_t n) {
+  at::Tensor covariance = kWhite * kWhite * torch::eye(m * n, torch::kDouble);
+  for (size_t i = 0; i < 3; ++i) {
+    const at::Tensor left = side_of_part(i, false, m), right = side_of_part(i, true, n);
+    covariance += kPartWeights[i] * kPartWeights[i] *
+                  at::kron(left.matmul(left.t()), right.matmul(right.t()));
+  }
+  return covariance * (static_cast<double>(m * n) / covariance.trace());
+}
+
+/// (z^T x - y)^2 / 2 in the mean over batches of 64 with z ~ N(0, H), y ~ N(0, 1/6), followed in v
+/// = H^1/2 x: the excess of the mean loss is |v|^2 / 2.
+class StochasticQuadratic {
+ public:
+  StochasticQuadratic(const at::Tensor& h, double start, const RandomSource& random)
+      : random_(random) {
+    const auto [values, vectors] = torch::linalg_eigh(h);
+    root_ = (vectors * values.sqrt()).matmul(vectors.t());
+    v_ = random_.normal(count_++, h.size(0));
+    v_ *= start / v_.norm();
+  }
+
+  double excess_loss() const { return v_.square().sum().item<double>() / 2; }
+  /// `[count, d]`, of as many batches. With z = H^1/2 w and the residuals r = w_b . v - y_b, the
+  /// gradient is H^1/2 sum_b r_b w_b / 64. Along v that is known from r; across, the sum is normal
+  /// with variance |r|^2, so that w itself need not be drawn.
+  at::Tensor gradients(int64_t count) {
+    constexpr int64_t kBatch = 64;
+    const double norm = v_.norm().item<double>();
+    const at::Tensor unit = v_ / norm;
+    const at::Tensor along = normal(count, kBatch);
+    const at::Tensor residuals = norm * along - std::sqrt(1.0 / 6) * normal(count, kBatch);
+    const at::Tensor white = normal(count, v_.size(0));
+    const at::Tensor across = white - torch::outer(white.mv(unit), unit);
+    const at::Tensor sums = torch::outer((residuals * along).sum(1), unit) +
+                            residuals.norm(2, 1, /*keepdim=*/true) * across;
+    return sums.matmul(root_) / kBatch;
+  }
+  void move(const at::Tensor& step) { v_ += root_.mv(step); }
+
+ private:
+  at::Tensor normal(int64_t rows, int64_t columns) {
+    return random_.normal(count_++, rows * columns).view({rows, columns});
+  }
+
+  RandomSource random_;
+  uint64_t count_ = 0;
+  at::Tensor root_, v_;
+};
+
+/// The excess loss at which x <- x - 0.002 S^-1/2 g stays, S fitted to 40 gradients of its own in
+/// every step: the mean over the last of `steps`, from a start that is near enough for the first
+/// `kStart` to be the way there.
+double floor_of(double q, int64_t steps) {
+  constexpr int64_t m = 16, n = 24, kSamples = 40, kSweeps = 8, kStart = 120;
+  StochasticQuadratic quadratic(mixed_covariance(m, n), 0.3, RandomSource(1));
+  // Samples along an axis that is an identity: one update sees all of them.
+  KlShampooEstimatorOptions options = exact_kl_shampoo_options();
+  options.divergence = q;
+  options.beta2 = 0.5;
+  options.debias = false;
+  Learner learner(kl_shampoo_estimator(options), {kSamples, m, n},
+                  {.shape = ShapePolicy::kTensor, .max_dense = n, .beyond = ModeKind::kIdentity});
+  double sum = 0;
+  for (int64_t step = 0; step < steps; ++step) {
+    const at::Tensor samples = quadratic.gradients(kSamples).view({kSamples, m, n});
+    for (int64_t sweep = 0; sweep < kSweeps; ++sweep) learner.see(samples);
+    at::Tensor gradient = torch::zeros({kSamples, m * n}, torch::kDouble);
+    gradient[0] = quadratic.gradients(1)[0];
+    const at::Tensor direction =
+        pow(learner.optimizer.snapshot("w").front(), -0.5)->apply(gradient.flatten());
+    quadratic.move(-0.002 * direction.narrow(0, 0, m * n));
+    if (step >= kStart) sum += quadratic.excess_loss();
+  }
+  return sum / static_cast<double>(steps - kStart);
 }
 
 }  // namespace
@@ -215,6 +300,23 @@ BOOST_AUTO_TEST_CASE(small_q_needs_the_fewest_samples) {
   BOOST_TEST(error[0.5] < error[1]);
   BOOST_TEST(error[1] < error[2]);
   BOOST_TEST(error[0] < 0.5 * error[1]);
+}
+
+/// The stochastic quadratic of Liu et al. 2026, appendix D.3, with other bases. Published: 0.00844
+/// for KL. Measured elsewhere, with 1000 steps from |v| = 2: 0.00863, 0.00846, 0.00949 and 0.0355
+/// for q = 0, 1/2, 1, 2. Here: 0.0088, 0.0087, 0.0099 and 0.041; other seeds differ by 1 %, for q =
+/// 2, whose steps are far too long now and then, by 6 %.
+BOOST_AUTO_TEST_CASE(small_q_ends_lowest_on_a_stochastic_quadratic) {
+  std::map<double, double> floor;
+  for (const double q : {0.0, 0.5, 1.0, 2.0}) floor[q] = floor_of(q, 480);
+  BOOST_TEST_MESSAGE("floors " << floor[0] << " " << floor[0.5] << " " << floor[1] << " "
+                               << floor[2]);
+  BOOST_TEST(std::abs(floor[0] - 0.00863) < 0.06 * 0.00863);
+  BOOST_TEST(std::abs(floor[0.5] - 0.00846) < 0.06 * 0.00846);
+  BOOST_TEST(std::abs(floor[1] - 0.00949) < 0.1 * 0.00949);
+  BOOST_TEST(std::abs(floor[0] - floor[0.5]) < 0.03 * floor[0]);
+  BOOST_TEST(floor[0] < 0.92 * floor[1]);
+  BOOST_TEST(floor[1] < floor[2] / 3);
 }
 
 /// Measured elsewhere for 8 x 32 and beta2 = 0.95: 7.4 (the exact form, whatever the covariance is,

@@ -32,4 +32,9 @@ struct DampingOptions {
 /// that has no closed form
 OperatorPtr damped(const OperatorPtr& layerwise, const DampingOptions& options);
 
+/// `damped(layerwise, options)->inverse()`, block by block: the damped factors of one layer at a
+/// time are held, not those of all.
+/// @throws as the two do
+OperatorPtr damped_inverse(const OperatorPtr& layerwise, const DampingOptions& options);
+
 }  // namespace curvature

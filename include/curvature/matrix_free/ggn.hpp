@@ -45,4 +45,22 @@ OperatorPtr ggn_diagonal(const EmpiricalRisk& risk, const MatrixFreeOptions& opt
 OperatorPtr ggn_mc_diagonal(const EmpiricalRisk& risk, const MonteCarloOptions& monte_carlo,
                             const MatrixFreeOptions& options = {});
 
+/// The GGN as U U^T + weight decay I, a `low_rank_plus_diagonal` with closed forms: U = J^T S
+/// `[D, M]`, S S^T the loss Hessian with its weights, a column for each loss term and column of its
+/// square root (M = N C for N terms of C numbers; none for terms that do not count). For few terms
+/// and many parameters, M < D: `inverse(shifted(.., damping))` solves in the space of the data,
+/// (U U^T + d I)^-1 g = (g - U (d I + U^T U)^-1 U^T g) / d, in O(D M^2), exactly.
+///
+/// Costs a forward pass per example and a backward pass per column. Of the options' blocks only
+/// `kFull`, and no memory budget: U takes D M numbers; with its inverse it is 3 (D + M) M at most.
+/// @throws OptionError if that does not fit into the free memory, before it is taken;
+/// NotSupportedError if the examples are spread over several workers; NumericalError
+OperatorPtr ggn_low_rank(const EmpiricalRisk& risk, const MatrixFreeOptions& options = {});
+/// The same of `ggn_mc`, a column for each loss term and draw.
+OperatorPtr ggn_mc_low_rank(const EmpiricalRisk& risk, const MonteCarloOptions& monte_carlo,
+                            const MatrixFreeOptions& options = {});
+/// The same of `empirical_fisher`, a column for each loss term.
+OperatorPtr empirical_fisher_low_rank(const EmpiricalRisk& risk,
+                                      const MatrixFreeOptions& options = {});
+
 }  // namespace curvature

@@ -13,14 +13,18 @@
 
 namespace curvature::optim {
 
-/// Which layer-wise curvature is inverted.
+/// Which curvature is inverted.
 enum class LayerCurvature {
   kKfac,   ///< decaying averages of Kronecker factors
   kEkfac,  ///< decaying averages of squared gradients along the factors' eigenvectors
   kKfoc,   ///< the nearest Kronecker products, of the batch of the last refresh alone
+  /// No layers: the whole matrix of the step's batch, GGN or Fisher (see `ggn_low_rank`), inverted
+  /// exactly in the space of the data. For batches with fewer outputs than there are parameters.
+  kFull,
 };
 
-/// How `natural_gradient` steps.
+/// How `natural_gradient` steps. Of what is said of statistics, layers and Kronecker products,
+/// `LayerCurvature::kFull` knows `fisher`, `mc_samples` and `statistics_fraction` alone.
 struct NaturalGradientOptions {
   LayerCurvature curvature = LayerCurvature::kKfac;  ///< see there
   double learning_rate = 0.1;  ///< 1 is natural with `StepSize::kQuadraticModel`
@@ -44,6 +48,13 @@ struct NaturalGradientOptions {
   bool reject_increase =
       false;  ///< evaluates the loss after each step and does not take a worse one
 
+  /// Part of a step's examples from which its statistics are taken, in (0, 1]: as many as that,
+  /// rounded up, drawn anew in every step (tau_1 of Martens and Grosse, section 8). The gradient is
+  /// that of all.
+  double statistics_fraction = 1;
+  /// The same for what a step takes from the exact GGN, along the direction and the last update:
+  /// the quadratic model, the trust region and rho (their tau_2).
+  double model_fraction = 1;
   double decay = 0.95;              ///< of earlier statistics at every update
   int64_t statistics_interval = 1;  ///< steps from one update of the statistics to the next
   /// Steps from one inverse (EK-FAC: basis; KFOC: fit) to the next; the first three steps have
@@ -54,18 +65,21 @@ struct NaturalGradientOptions {
   WeightSharing weight_sharing = WeightSharing::kExpand;  ///< see there
   bool separate_bias = false;                             ///< a bias has a block of its own
   Fallback fallback = Fallback::kRefuse;  ///< of parameters that no layer rule covers
-  RandomSource random{};                  ///< of the statistics
+  RandomSource random{};                  ///< of the statistics, and of which examples are taken
 };
 
-/// Natural gradient with K-FAC, EK-FAC or KFOC: D = (F + (damping + weight decay) I)^-1 g, and a
-/// step along D and the last update. Weight decay is the risk's: it is part of the gradient, of the
-/// quadratic model and of rho.
+/// Natural gradient with K-FAC, EK-FAC, KFOC or the whole matrix: D = (F + (damping + weight decay)
+/// I)^-1 g, and a step along D and the last update. Weight decay is the risk's: it is part of the
+/// gradient, of the quadratic model and of rho.
 ///
 /// Costs a gradient, one for the statistics (`kMonteCarlo`), the factors' arithmetic and two
-/// products with them; `kTrustRegion` and adaptive damping a half product of the GGN more (about a
-/// gradient), the quadratic model two; judged steps a loss. Martens, Grosse, ICML 2015; George et
-/// al., NeurIPS 2018; Koroko et al., 2022.
-/// @throws OptionError; steps throw NotSupportedError for a parameter that is not covered
+/// products with them; with `kFull` a forward pass per example, a backward pass per column of U
+/// `[D, M]`, O(D M^2), and 3 (D + M) M numbers while it lasts. `kTrustRegion` and adaptive damping
+/// a half product of the GGN more (about a gradient), the quadratic model two; judged steps a loss.
+/// Martens, Grosse, ICML 2015; George et al., NeurIPS 2018; Koroko et al., 2022; `kFull`: Ren,
+/// Goldfarb, arXiv:1906.02353.
+/// @throws OptionError; steps throw NotSupportedError for a parameter that is not covered, and
+/// OptionError if U does not fit into memory
 std::unique_ptr<Minimizer> natural_gradient(const EmpiricalRisk& risk,
                                             const NaturalGradientOptions& options = {});
 

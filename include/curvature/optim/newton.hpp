@@ -48,6 +48,14 @@ struct HessianFreeOptions {
 std::unique_ptr<Minimizer> hessian_free(const EmpiricalRisk& risk,
                                         const HessianFreeOptions& options = {});
 
+/// How the damped systems of a step are solved.
+enum class SystemSolver {
+  kConjugateGradients,  ///< by products
+  /// See `direct`: in closed form where the damped curvature has one, as that of `ggn_low_rank` in
+  /// the space of the data, else by a dense matrix.
+  kDirect,
+};
+
 /// How `levenberg_marquardt` steps.
 struct LevenbergMarquardtOptions {
   double learning_rate = 1;    ///< part of the model's step that is taken
@@ -58,15 +66,17 @@ struct LevenbergMarquardtOptions {
   /// (Levenberg): one backward pass per example and output more. Diagonal entries count at least a
   /// millionth of the largest.
   bool scale_by_diagonal = false;
-  int64_t max_cg_iterations = 250;   ///< of an attempt
-  double relative_residual = 1e-6;   ///< of conjugate gradients
-  int64_t max_attempts = 10;         ///< in a step, each with more damping
+  SystemSolver solver = SystemSolver::kConjugateGradients;  ///< see there
+  int64_t max_cg_iterations = 250;                          ///< of an attempt
+  double relative_residual = 1e-6;                          ///< of conjugate gradients
+  int64_t max_attempts = 10;                                ///< in a step, each with more damping
   CurvatureFunction curvature = {};  ///< positive semidefinite; empty for `ggn`
 };
 
 /// Levenberg and Marquardt's method with Nielsen's rule for the damping (see
 /// `DampingRule::kNielsen`). Costs a gradient, and for each attempt the products of its conjugate
-/// gradients and a loss. Nielsen, IMM-REP-1999-05. @throws OptionError
+/// gradients (or a direct solution) and a loss. For fewer residuals than parameters: `kDirect` and
+/// `ggn_low_rank`. Nielsen, IMM-REP-1999-05. @throws OptionError
 std::unique_ptr<Minimizer> levenberg_marquardt(const EmpiricalRisk& risk,
                                                const LevenbergMarquardtOptions& options = {});
 

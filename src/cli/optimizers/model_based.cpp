@@ -8,6 +8,7 @@
 #include "cli/optimizers/families.hpp"
 #include "cli/optimizers/shell.hpp"
 #include "cli/optimizers/words.hpp"
+#include "core/check.hpp"
 
 namespace curvature::cli {
 namespace {
@@ -90,48 +91,78 @@ OptimizerOptions layer_options() {
           number_option("statistics_decay", 0.95, "of earlier statistics")};
 }
 
-OptimizerEntry natural_gradient_entry(const std::string& name, const std::string& description,
-                                      LayerCurvature curvature) {
+/// Of every natural gradient.
+OptimizerOptions natural_gradient_options() {
+  return {number_option("learning_rate", 0.1, "what directions are multiplied by"),
+          number_option("momentum", 0.9, "of the last update"),
+          number_option("damping", 1e-3, "added to the curvature"),
+          flag_option("relative_damping", false, "in units of a block's mean eigenvalue"),
+          choice("damping_rule", kJudged, "how it is adapted"),
+          integer_option("damping_interval", 5, "steps between adaptations"),
+          choice("step_size", kStepSizes, "how far a step goes"),
+          number_option("norm_constraint", 1e-3, "bound of a step's squared length"),
+          number_option("trust_radius", 1e-3, "bound of its KL divergence"),
+          flag_option("reject_increase", false, "a step that raises the loss is not taken"),
+          number_option("statistics_fraction", 1, "of a batch from which statistics are taken"),
+          number_option("model_fraction", 1, "of a batch from which the exact model is taken"),
+          integer_option("mc_samples", 1, "draws per loss term")};
+}
+
+optim::NaturalGradientOptions natural_gradient_of(const OptionValues& values,
+                                                  const OptimizerContext& context) {
+  return {.learning_rate = values.number("learning_rate"),
+          .momentum = values.number("momentum"),
+          .step_size = chosen(values, "step_size", kStepSizes),
+          .norm_constraint = values.number("norm_constraint"),
+          .trust_radius = values.number("trust_radius"),
+          .damping = values.number("damping"),
+          .relative_damping = values.flag("relative_damping"),
+          .damping_rule = chosen(values, "damping_rule", kJudged),
+          .damping_interval = values.integer("damping_interval"),
+          .reject_increase = values.flag("reject_increase"),
+          .statistics_fraction = values.number("statistics_fraction"),
+          .model_fraction = values.number("model_fraction"),
+          .fisher = chosen(values, "fisher", kFishers),
+          .mc_samples = values.integer("mc_samples"),
+          .random = context.random};
+}
+
+OptimizerEntry layerwise_entry(const std::string& name, const std::string& description,
+                               LayerCurvature curvature) {
   return entry(
       name, description,
-      joined({{number_option("learning_rate", 0.1, "what directions are multiplied by"),
-               number_option("momentum", 0.9, "of the last update"),
-               number_option("damping", 1e-3, "added to the curvature"),
-               choice("damping_kind", kDampingKinds, "how it is added to Kronecker products"),
-               flag_option("relative_damping", false, "in units of a block's mean eigenvalue"),
-               choice("damping_rule", kJudged, "how it is adapted"),
-               integer_option("damping_interval", 5, "steps between adaptations"),
-               choice("step_size", kStepSizes, "how far a step goes"),
-               number_option("norm_constraint", 1e-3, "bound of a step's squared length"),
-               number_option("trust_radius", 1e-3, "bound of its KL divergence"),
-               flag_option("reject_increase", false, "a step that raises the loss is not taken"),
-               integer_option("mc_samples", 1, "draws per loss term"),
+      joined({natural_gradient_options(),
+              {choice("damping_kind", kDampingKinds, "how it is added to Kronecker products"),
                flag_option("separate_bias", false, "a bias has a block of its own")},
               layer_options()}),
       [curvature](const EmpiricalRisk& risk, const OptionValues& values,
                   const OptimizerContext& context) {
-        return optim::natural_gradient(
-            risk, {.curvature = curvature,
-                   .learning_rate = values.number("learning_rate"),
-                   .momentum = values.number("momentum"),
-                   .step_size = chosen(values, "step_size", kStepSizes),
-                   .norm_constraint = values.number("norm_constraint"),
-                   .trust_radius = values.number("trust_radius"),
-                   .damping = values.number("damping"),
-                   .damping_kind = chosen(values, "damping_kind", kDampingKinds),
-                   .relative_damping = values.flag("relative_damping"),
-                   .damping_rule = chosen(values, "damping_rule", kJudged),
-                   .damping_interval = values.integer("damping_interval"),
-                   .reject_increase = values.flag("reject_increase"),
-                   .decay = values.number("statistics_decay"),
-                   .statistics_interval = values.integer("statistics_interval"),
-                   .refresh_interval = values.integer("refresh_interval"),
-                   .fisher = chosen(values, "fisher", kFishers),
-                   .mc_samples = values.integer("mc_samples"),
-                   .weight_sharing = chosen(values, "weight_sharing", kSharings),
-                   .separate_bias = values.flag("separate_bias"),
-                   .fallback = chosen(values, "fallback", kFallbacks),
-                   .random = context.random});
+        optim::NaturalGradientOptions options = natural_gradient_of(values, context);
+        options.curvature = curvature;
+        options.damping_kind = chosen(values, "damping_kind", kDampingKinds);
+        options.decay = values.number("statistics_decay");
+        options.statistics_interval = values.integer("statistics_interval");
+        options.refresh_interval = values.integer("refresh_interval");
+        options.weight_sharing = chosen(values, "weight_sharing", kSharings);
+        options.separate_bias = values.flag("separate_bias");
+        options.fallback = chosen(values, "fallback", kFallbacks);
+        return optim::natural_gradient(risk, options);
+      });
+}
+
+/// The exact matrix first.
+const Words<Fisher> kFullFishers = {
+    {"type-2", Fisher::kType2}, {"mc", Fisher::kMonteCarlo}, {"empirical", Fisher::kEmpirical}};
+
+OptimizerEntry full_natural_gradient_entry() {
+  return entry(
+      "natural-gradient", "the whole matrix of the batch, inverted in the space of its data",
+      joined({natural_gradient_options(),
+              {choice("fisher", kFullFishers, "GGN, sampled GGN or empirical Fisher")}}),
+      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
+        optim::NaturalGradientOptions options = natural_gradient_of(values, context);
+        options.curvature = LayerCurvature::kFull;
+        return optim::natural_gradient(risk, options);
       });
 }
 
@@ -207,14 +238,24 @@ OptimizerEntry levenberg_marquardt_entry() {
       joined({newton_options(),
               {number_option("damping", 1e-3, "at the start"),
                flag_option("scale_by_diagonal", false, "damps by the diagonal of the GGN"),
+               choice_option("solver", {"cg", "data-space"},
+                             "conjugate gradients, or exactly for few residuals"),
                curvature_option("ggn")}}),
       [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        return optim::levenberg_marquardt(risk,
-                                          {.learning_rate = values.number("learning_rate"),
-                                           .damping = values.number("damping"),
-                                           .scale_by_diagonal = values.flag("scale_by_diagonal"),
-                                           .max_cg_iterations = values.integer("max_cg_iterations"),
-                                           .curvature = curvature_of(values, context)});
+        optim::LevenbergMarquardtOptions options{
+            .learning_rate = values.number("learning_rate"),
+            .damping = values.number("damping"),
+            .scale_by_diagonal = values.flag("scale_by_diagonal"),
+            .max_cg_iterations = values.integer("max_cg_iterations"),
+            .curvature = curvature_of(values, context)};
+        if (values.word("solver") == "data-space") {
+          CURVATURE_CHECK(values.word("curvature") == "ggn", OptionError,
+                          "levenberg-marquardt: solver=data-space needs curvature=ggn, got {}",
+                          values.word("curvature"));
+          options.solver = optim::SystemSolver::kDirect;
+          options.curvature = [](const EmpiricalRisk& batch) { return ggn_low_rank(batch); };
+        }
+        return optim::levenberg_marquardt(risk, options);
       });
 }
 
@@ -319,12 +360,12 @@ OptimizerEntry noisy_kfac_entry() {
 }  // namespace
 
 std::vector<OptimizerEntry> model_based_optimizers() {
-  return {natural_gradient_entry("kfac", "natural gradient with Kronecker factors for each layer",
-                                 LayerCurvature::kKfac),
-          natural_gradient_entry("ekfac", "the same with corrected eigenvalues",
-                                 LayerCurvature::kEkfac),
-          natural_gradient_entry("kfoc", "the same with the nearest Kronecker products",
-                                 LayerCurvature::kKfoc),
+  return {layerwise_entry("kfac", "natural gradient with Kronecker factors for each layer",
+                          LayerCurvature::kKfac),
+          layerwise_entry("ekfac", "the same with corrected eigenvalues", LayerCurvature::kEkfac),
+          layerwise_entry("kfoc", "the same with the nearest Kronecker products",
+                          LayerCurvature::kKfoc),
+          full_natural_gradient_entry(),
           singd_entry(),
           hessian_free_entry(),
           levenberg_marquardt_entry(),
