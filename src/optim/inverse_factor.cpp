@@ -12,6 +12,7 @@
 #include "layerwise/assemble.hpp"
 #include "layerwise/cotangents.hpp"
 #include "layerwise/layer_pass.hpp"
+#include "optim/stored_factor.hpp"
 
 namespace curvature::optim::detail {
 namespace {
@@ -201,12 +202,6 @@ at::Tensor InverseFactor::precondition(const at::Tensor& x) const {
   const at::Tensor seen =
       structure->multiply(x.to(dtype).contiguous(), wide, 0, /*transposed=*/true);
   return structure->multiply(seen, wide, 0, /*transposed=*/false).to(x.scalar_type());
-}
-
-Parts parts_in(const Parts& parts, at::ScalarType dtype) {
-  Parts result;
-  for (const at::Tensor& part : parts) result.push_back(part.to(dtype).contiguous());
-  return result;
 }
 
 std::vector<BlockSample> sample_blocks(const EmpiricalRisk& batch, const KfacOptions& options,

@@ -50,9 +50,6 @@ struct BlockSample {
   FactorSample output;
 };
 
-/// Parts in another dtype, contiguous.
-Parts parts_in(const Parts& parts, at::ScalarType dtype);
-
 /// Looks at a batch through the factors as they are, and never makes the moments that K-FAC has.
 /// `offset` is added to the numbers of the examples. Sums over all workers.
 std::vector<BlockSample> sample_blocks(const EmpiricalRisk& batch, const KfacOptions& options,

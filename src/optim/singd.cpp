@@ -16,6 +16,7 @@
 #include "layerwise/assemble.hpp"
 #include "optim/inverse_factor.hpp"
 #include "optim/model_minimizer.hpp"
+#include "optim/stored_factor.hpp"
 
 namespace curvature::optim {
 namespace {
@@ -41,15 +42,6 @@ bool is_finite(const Parts& parts) {
 
 /// What random numbers are for; statistics have the source itself and a purpose of theirs.
 constexpr uint64_t kRounding = 2;
-
-/// x in bfloat16, up or down at random so that the mean is x: with noise `[n]` uniform in [0, 1)
-/// added to the half of a single precision number's bits that is cut off. Zeros stay.
-at::Tensor randomly_rounded(const at::Tensor& x, const at::Tensor& noise) {
-  constexpr int64_t kCut = int64_t{1} << 16;
-  const at::Tensor bits = x.to(at::kFloat).contiguous().view(at::kInt);
-  const at::Tensor carry = (noise * kCut).to(bits.options()).view(bits.sizes());
-  return (bits + carry).bitwise_and(-kCut).view(at::kFloat).to(at::kBFloat16);
-}
 
 /// t(K^T K)
 double mean_square(const InverseFactor& factor) {
@@ -245,9 +237,8 @@ class Singd final : public detail::ModelMinimizer {
     const double weight = (is_average ? 1 - options_.alpha1 : 1) / 2;
     const at::ScalarType dtype = h.front().scalar_type();
     check_range(update, dtype, block);
-    const Parts k = detail::parts_in(factor.k, dtype);
-    scale_and_add(h, weight * update.scale, detail::parts_in(factor.direction, dtype),
-                  options_.alpha1);
+    const Parts k = parts_in(factor.k, dtype);
+    scale_and_add(h, weight * update.scale, parts_in(factor.direction, dtype), options_.alpha1);
     if (update.damping != 0) {
       scale_and_add(h, 1, structure.project_inner(k), weight * update.damping);
     }
@@ -255,30 +246,14 @@ class Singd final : public detail::ModelMinimizer {
     Parts next = structure.product(k, h);
     scale_and_add(next, -rate_of(structure, h), k, 1);
     InverseFactor result = factor;
-    result.k = rounded(next, update.stream);
-    result.direction = detail::parts_in(h, state_dtype());
+    result.k = stored(next, state_dtype(),
+                      options_.random.derive(kRounding).derive(static_cast<uint64_t>(steps_)),
+                      update.stream);
+    result.direction = parts_in(h, state_dtype());
     CURVATURE_CHECK(is_finite(result.k) && is_finite(result.direction), NumericalError,
                     "{}: the factors of '{}' are out of range; use a smaller preconditioner_rate "
                     "or a RateBound",
                     name(), block);
-    return result;
-  }
-
-  /// To the nearest number but in bfloat16, where most steps of K are less than half of a number's
-  /// distance to the next and would be lost.
-  Parts rounded(const Parts& k, uint64_t stream) const {
-    if (state_dtype() != at::kBFloat16) return detail::parts_in(k, state_dtype());
-    int64_t count = 0;
-    for (const at::Tensor& part : k) count += part.numel();
-    const RandomSource random =
-        options_.random.derive(kRounding).derive(static_cast<uint64_t>(steps_));
-    const at::Tensor noise = random.uniform(stream, count).to(k.front().device());
-    Parts result;
-    int64_t begin = 0;
-    for (const at::Tensor& part : k) {
-      result.push_back(randomly_rounded(part, noise.narrow(0, begin, part.numel())));
-      begin += part.numel();
-    }
     return result;
   }
 

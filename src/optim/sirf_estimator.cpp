@@ -13,6 +13,7 @@
 #include "optim/axis_order.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/mode_operator.hpp"
+#include "optim/stored_factor.hpp"
 #include "optim/structured_factor.hpp"
 
 namespace curvature::optim {
@@ -114,23 +115,27 @@ class SirfEstimator : public CovarianceEstimator {
            options_.structure.kind == FactorStructure::kDiagonal;
   }
 
+  /// Dtypes of what is kept, and of arithmetic at a refresh.
+  at::ScalarType state_dtype() const { return c10::typeMetaToScalarType(view_.options.dtype()); }
+  at::ScalarType wide_dtype() const { return c10::promoteTypes(state_dtype(), at::kFloat); }
+
   /// All factors see the old K; nothing changes if something is not finite.
   void refresh(const at::Tensor& gradient) {
-    at::Tensor x = gradient;
-    for (size_t i = 0; i < factors_.size(); ++i) {
-      if (factors_[i].structure) x = factors_[i].structure->multiply(x, factors_[i].k, i, true);
-    }
+    std::vector<Parts> k(factors_.size());
+    at::Tensor x = gradient.to(wide_dtype());
     std::vector<double> mean_squares(factors_.size(), 1);
     for (size_t i = 0; i < factors_.size(); ++i) {
       if (!factors_[i].structure) continue;
+      k[i] = parts_in(factors_[i].k, wide_dtype());
+      x = factors_[i].structure->multiply(x, k[i], i, true);
       mean_squares[i] =
-          factors_[i].structure->squared_norm(factors_[i].k) / static_cast<double>(view_.shape[i]);
+          factors_[i].structure->squared_norm(k[i]) / static_cast<double>(view_.shape[i]);
     }
     std::vector<Parts> directions(factors_.size());
     std::vector<double> rates(factors_.size());
     for (size_t i = 0; i < factors_.size(); ++i) {
       if (!factors_[i].structure) continue;
-      directions[i] = averaged_direction(i, x, mean_squares);
+      directions[i] = averaged_direction(i, x, k[i], mean_squares);
       const double norm = std::sqrt(factors_[i].structure->squared_norm(directions[i]));
       CURVATURE_CHECK(std::isfinite(norm), NumericalError,
                       "sirf_estimator: the preconditioned gradient of '{}' is too large for its "
@@ -139,18 +144,24 @@ class SirfEstimator : public CovarianceEstimator {
       rates[i] = options_.preconditioner_rate / std::max(1.0, norm);
     }
     for (size_t i = 0; i < factors_.size(); ++i) {
-      Factor& factor = factors_[i];
-      if (!factor.structure) continue;
-      // A fresh tensor, which tells that K K^T is out of date.
-      Parts moved = factor.structure->product(factor.k, directions[i]);
-      scale_and_add(moved, -rates[i], factor.k, 1);
-      factor.k = std::move(moved);
-      factor.n = std::move(directions[i]);
+      if (factors_[i].structure) move(i, k[i], directions[i], rates[i]);
     }
   }
 
+  /// K (I - rate N) in a fresh tensor, which tells that K K^T is out of date.
+  void move(size_t i, const Parts& k, const Parts& direction, double rate) {
+    Factor& factor = factors_[i];
+    Parts moved = factor.structure->product(k, direction);
+    scale_and_add(moved, -rate, k, 1);
+    const RandomSource random = RandomSource(options_.seed)
+                                    .derive(static_cast<uint64_t>(view_.index))
+                                    .derive(static_cast<uint64_t>(t_));
+    factor.k = stored(moved, state_dtype(), random, i);
+    factor.n = parts_in(direction, state_dtype());
+  }
+
   /// alpha2 N + (1 - alpha2) H.
-  Parts averaged_direction(size_t i, const at::Tensor& x,
+  Parts averaged_direction(size_t i, const at::Tensor& x, const Parts& k,
                            const std::vector<double>& mean_squares) const {
     const Factor& factor = factors_[i];
     const double others = static_cast<double>(view_.size()) / static_cast<double>(view_.shape[i]);
@@ -158,10 +169,10 @@ class SirfEstimator : public CovarianceEstimator {
     for (size_t j = 0; j < mean_squares.size(); ++j) damping *= j == i ? 1 : mean_squares[j];
     const double weight = (1 - options_.alpha2) / 2;
     Parts n = factor.structure->project_gram(x, i);
-    scale_and_add(n, weight * static_cast<double>(options_.batch_size) / others, factor.n,
-                  options_.alpha2);
+    scale_and_add(n, weight * static_cast<double>(options_.batch_size) / others,
+                  parts_in(factor.n, wide_dtype()), options_.alpha2);
     if (damping != 0) {
-      scale_and_add(n, 1, factor.structure->project_inner(factor.k), weight * damping);
+      scale_and_add(n, 1, factor.structure->project_inner(k), weight * damping);
     }
     factor.structure->add_identity(n, -weight);
     return n;
