@@ -36,10 +36,9 @@ struct Look {
 
   /// Adds vectors `[..., size]`.
   void add(const at::Tensor& vectors) {
-    const at::Tensor columns =
-        vectors.reshape({-1, structure.size()}).to(options()).t().contiguous();
-    const at::Tensor seen = structure.multiply(columns, k, 0, /*transposed=*/true);
-    scale_and_add(sum, 1, structure.project_gram(seen, 0), 1);
+    const at::Tensor rows = vectors.reshape({-1, structure.size()}).to(options());
+    const at::Tensor seen = structure.multiply(rows, k, 1, /*transposed=*/true);
+    scale_and_add(sum, 1, structure.project_gram(seen, 1), 1);
   }
 
   /// The sample of a second moment that is there: a diagonal, or of a dense class.
@@ -196,12 +195,11 @@ InverseFactor::InverseFactor(std::unique_ptr<MatrixClass> matrices,
   for (const at::Tensor& part : k) direction.push_back(at::zeros_like(part));
 }
 
-at::Tensor InverseFactor::precondition(const at::Tensor& x) const {
+at::Tensor InverseFactor::precondition(const at::Tensor& x, size_t mode) const {
   const at::ScalarType dtype = c10::promoteTypes(k.front().scalar_type(), x.scalar_type());
   const Parts wide = parts_in(k, dtype);
-  const at::Tensor seen =
-      structure->multiply(x.to(dtype).contiguous(), wide, 0, /*transposed=*/true);
-  return structure->multiply(seen, wide, 0, /*transposed=*/false).to(x.scalar_type());
+  const at::Tensor seen = structure->multiply(x.to(dtype), wide, mode, /*transposed=*/true);
+  return structure->multiply(seen, wide, mode, /*transposed=*/false).to(x.scalar_type());
 }
 
 std::vector<BlockSample> sample_blocks(const EmpiricalRisk& batch, const KfacOptions& options,

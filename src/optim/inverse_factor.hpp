@@ -23,8 +23,8 @@ struct InverseFactor {
   Parts k, direction;
 
   InverseFactor(std::unique_ptr<MatrixClass> matrices, const at::TensorOptions& options);
-  /// K K^T x, for x `[size, ...]`, in its dtype.
-  at::Tensor precondition(const at::Tensor& x) const;
+  /// K K^T on an axis of x, in its dtype.
+  at::Tensor precondition(const at::Tensor& x, size_t mode) const;
 };
 
 /// A layer's block [W | b] `[rows, columns]`, preconditioned on both sides; on the rows alone where

@@ -288,8 +288,8 @@ class Singd final : public detail::ModelMinimizer {
     for (const InverseBlock& block : blocks) {
       const LayerBlock& layout = block.block;
       at::Tensor g = layout.gather(parts).view({layout.rows, layout.columns()});
-      g = block.output.precondition(g);
-      if (block.has_layer()) g = block.input->precondition(g.t()).t();
+      g = block.output.precondition(g, 0);
+      if (block.has_layer()) g = block.input->precondition(g, 1);
       layout.scatter_add(g.reshape({layout.size(), 1}), result);
     }
     return risk().space().join(result).squeeze(1).contiguous();
