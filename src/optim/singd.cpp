@@ -14,16 +14,14 @@
 #include "core/check.hpp"
 #include "core/inner_product.hpp"
 #include "layerwise/assemble.hpp"
-#include "optim/inverse_factor.hpp"
+#include "optim/inverse_blocks.hpp"
 #include "optim/model_minimizer.hpp"
-#include "optim/stored_factor.hpp"
 
 namespace curvature::optim {
 namespace {
 
 using detail::BlockSample;
 using detail::InverseBlock;
-using detail::InverseFactor;
 using detail::LayerBlock;
 using detail::LayerPlan;
 
@@ -45,7 +43,8 @@ constexpr uint64_t kRounding = 2;
 
 /// t(K^T K)
 double mean_square(const InverseFactor& factor) {
-  return factor.structure->squared_norm(factor.k) / static_cast<double>(factor.structure->size());
+  const MatrixClass& structure = factor.structure();
+  return structure.squared_norm(factor.k) / static_cast<double>(structure.size());
 }
 
 /// A block of its own for a parameter that has no layer.
@@ -64,13 +63,12 @@ class Singd final : public detail::ModelMinimizer {
   }
 
   int64_t state_bytes() const override {
-    int64_t entries = 0;
+    int64_t bytes = options_.momentum > 0 ? vector_bytes() : 0;
     for (const InverseBlock& block : blocks_.empty() ? first_blocks(plan_of(risk())) : blocks_) {
-      if (block.has_layer()) entries += block.input->structure->num_entries();
-      entries += block.output.structure->num_entries();
+      if (block.has_layer()) bytes += block.input->state_bytes();
+      bytes += block.output.state_bytes();
     }
-    return 2 * entries * static_cast<int64_t>(c10::elementSize(state_dtype())) +
-           (options_.momentum > 0 ? vector_bytes() : 0);
+    return bytes;
   }
 
  protected:
@@ -196,7 +194,8 @@ class Singd final : public detail::ModelMinimizer {
   }
 
   InverseFactor factor_of(const StructureOptions& structure, int64_t size) const {
-    return InverseFactor(matrix_class(structure, size), options().dtype(state_dtype()));
+    return InverseFactor(matrix_class(structure, size), options().dtype(state_dtype()),
+                         c10::typeMetaToScalarType(options().dtype()));
   }
 
   void refresh(const EmpiricalRisk& batch, std::vector<InverseBlock>& blocks) const {
@@ -232,24 +231,19 @@ class Singd final : public detail::ModelMinimizer {
   /// K (I - rate m) with m <- alpha1 m + weight [scale H + damping Pi(K^T K) - I].
   InverseFactor moved(const InverseFactor& factor, Parts h, const Update& update,
                       const std::string& block) const {
-    const MatrixClass& structure = *factor.structure;
+    const MatrixClass& structure = factor.structure();
     const bool is_average = options_.rate_bound != RateBound::kNone;
     const double weight = (is_average ? 1 - options_.alpha1 : 1) / 2;
-    const at::ScalarType dtype = h.front().scalar_type();
-    check_range(update, dtype, block);
-    const Parts k = parts_in(factor.k, dtype);
-    scale_and_add(h, weight * update.scale, parts_in(factor.direction, dtype), options_.alpha1);
+    check_range(update, h.front().scalar_type(), block);
+    scale_and_add(h, weight * update.scale, factor.wide_direction(), options_.alpha1);
     if (update.damping != 0) {
-      scale_and_add(h, 1, structure.project_inner(k), weight * update.damping);
+      scale_and_add(h, 1, structure.project_inner(factor.wide_k()), weight * update.damping);
     }
     structure.add_identity(h, -weight);
-    Parts next = structure.product(k, h);
-    scale_and_add(next, -rate_of(structure, h), k, 1);
     InverseFactor result = factor;
-    result.k = stored(next, state_dtype(),
-                      options_.random.derive(kRounding).derive(static_cast<uint64_t>(steps_)),
-                      update.stream);
-    result.direction = parts_in(h, state_dtype());
+    result.move(h, rate_of(structure, h),
+                options_.random.derive(kRounding).derive(static_cast<uint64_t>(steps_)),
+                update.stream);
     CURVATURE_CHECK(is_finite(result.k) && is_finite(result.direction), NumericalError,
                     "{}: the factors of '{}' are out of range; use a smaller preconditioner_rate "
                     "or a RateBound",
@@ -280,12 +274,11 @@ class Singd final : public detail::ModelMinimizer {
     return rate;
   }
 
-  at::Tensor preconditioned(const std::vector<InverseBlock>& blocks,
-                            const at::Tensor& gradient) const {
+  at::Tensor preconditioned(std::vector<InverseBlock>& blocks, const at::Tensor& gradient) const {
     const TensorList parts = risk().space().split(gradient.unsqueeze(1));
     TensorList result;
     for (const at::Tensor& part : parts) result.push_back(at::zeros(part.sizes(), part.options()));
-    for (const InverseBlock& block : blocks) {
+    for (InverseBlock& block : blocks) {
       const LayerBlock& layout = block.block;
       at::Tensor g = layout.gather(parts).view({layout.rows, layout.columns()});
       g = block.output.precondition(g, 0);

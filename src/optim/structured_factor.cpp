@@ -53,6 +53,7 @@ class DenseClass : public MatrixClass {
   double squared_norm(const Parts& k) const override { return squares(k[0]); }
   at::Tensor dense(const Parts& k) const override { return k[0]; }
   double trace(const Parts& k) const override { return sum_of(k[0].diagonal()); }
+  bool is_one_matrix() const override { return true; }
   int64_t num_entries() const override { return size() * size(); }
 
  private:
