@@ -42,16 +42,14 @@ class SirfEstimator : public CovarianceEstimator {
   }
 
   OperatorPtr snapshot() const override {
-    // Operators are in single or double precision.
-    const auto dtype = view_.options.dtype() == at::kDouble ? at::kDouble : at::kFloat;
     std::vector<at::Tensor> inverses;
     for (size_t i = 0; i < factors_.size(); ++i) {
       if (!factors_[i]) {
-        inverses.push_back(at::ones(view_.shape[i], view_.options.dtype(dtype)));
+        inverses.push_back(at::ones(view_.shape[i], view_.options));
       } else if (is_diagonal(i)) {
-        inverses.push_back(factors_[i]->k[0].to(dtype).pow(-2));
+        inverses.push_back(at_least_single(factors_[i]->k[0]).pow(-2));
       } else {
-        const at::Tensor k = factors_[i]->structure().dense(factors_[i]->k).to(dtype);
+        const at::Tensor k = factors_[i]->structure().dense(factors_[i]->wide_k());
         inverses.push_back(mode_gram(at::linalg_inv(k), 1));
       }
     }
