@@ -62,14 +62,10 @@ struct Quadratic {
     return h1.mm(w.to(at::kDouble) - target).mm(h2);
   }
   at::Tensor noise(uint64_t seed) const {
-    return 0.1 * symmetric_root(h1).mm(normal({8, 6}, seed)).mm(symmetric_root(h2));
+    return 0.1 * symmetric_power(h1, 0.5).mm(normal({8, 6}, seed)).mm(symmetric_power(h2, 0.5));
   }
   double loss(const at::Tensor& w) const {
     return 0.5 * ((w.to(at::kDouble) - target) * gradient(w)).sum().item<double>();
-  }
-  static at::Tensor symmetric_root(const at::Tensor& a) {
-    const auto [values, vectors] = at::linalg_eigh(a);
-    return vectors.mm(values.sqrt().diag()).mm(vectors.t());
   }
 };
 
