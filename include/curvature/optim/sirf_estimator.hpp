@@ -39,8 +39,8 @@ struct SirfOptions {
 /// structures (K, N and K K^T), otherwise K and N.
 ///
 /// With state in bfloat16 (`ViewOptions::dtype`), K and N alone, arithmetic is in float32 and K is
-/// rounded up or down at random with the right mean: most steps of rate 0.01 are less than half of a
-/// number's distance to the next, and rounding to the nearest would lose them. A refresh takes a
+/// rounded up or down at random with the right mean: most steps of rate 0.01 are less than half of
+/// a number's distance to the next, and rounding to the nearest would lose them. A refresh takes a
 /// random number for each entry of K, a direction two products an axis. The program sirfshampoo
 /// rounds to the nearest.
 /// @random{rounding to bfloat16}
