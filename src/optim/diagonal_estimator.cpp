@@ -10,6 +10,7 @@
 #include <curvature/optim/diagonal_estimator.hpp>
 
 #include "core/check.hpp"
+#include "optim/mode_operator.hpp"
 
 namespace curvature::optim {
 namespace {
@@ -35,7 +36,7 @@ class AdamEstimator : public CovarianceEstimator {
   OperatorPtr snapshot() const override {
     CURVATURE_CHECK(second_moment_.defined(), NotSupportedError,
                     "snapshot: '{}' has seen no gradient yet", view_.name);
-    return curvature::diagonal((second_moment_ / correction()).flatten());
+    return curvature::diagonal(at_least_single(second_moment_ / correction()).flatten());
   }
 
   std::optional<AdamState> adam() override {
@@ -77,7 +78,7 @@ class IdentityEstimator : public CovarianceEstimator {
     return filtered.tensor * filtered.factor;
   }
   OperatorPtr snapshot() const override {
-    return curvature::diagonal(at::ones({view_.size()}, view_.options));
+    return curvature::diagonal(at_least_single(at::ones({view_.size()}, view_.options)));
   }
   void visit(StateVisitor&) override {}
   int64_t state_bytes() const override { return 0; }

@@ -21,6 +21,7 @@
 #include "optim/eigenbasis_estimator.hpp"
 #include "optim/kl_averages.hpp"
 #include "optim/mode_algebra.hpp"
+#include "optim/mode_operator.hpp"
 #include "optim/orthogonal_factor.hpp"
 
 namespace curvature::optim {
@@ -305,8 +306,8 @@ OperatorPtr EigenbasisEstimator::snapshot() const {
   CURVATURE_CHECK(t_ > 0, NotSupportedError, "snapshot: '{}' has seen no gradient yet", view_.name);
   std::vector<at::Tensor> bases;
   for (size_t i = 0; i < modes_.size(); ++i) {
-    bases.push_back(modes_[i].basis.defined() ? modes_[i].basis
-                                              : at::eye(view_.shape[i], view_.options));
+    bases.push_back(at_least_single(
+        modes_[i].basis.defined() ? modes_[i].basis : at::eye(view_.shape[i], view_.options)));
   }
   at::Tensor eigenvalues;
   if (settings_.eigenvalues == Eigenvalues::kCorrected) {
@@ -317,7 +318,7 @@ OperatorPtr EigenbasisEstimator::snapshot() const {
     eigenvalues = outer_product(all_eigenvalue_powers(1));
   }
   return eigen_decomposed(kronecker(in_parameter_order(view_, bases)),
-                          in_parameter_order(view_, eigenvalues).flatten());
+                          in_parameter_order(view_, at_least_single(eigenvalues)).flatten());
 }
 
 void EigenbasisEstimator::visit(StateVisitor& visitor) {

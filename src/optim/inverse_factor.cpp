@@ -3,224 +3,86 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/ones.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
-#include "layerwise/assemble.hpp"
-#include "layerwise/cotangents.hpp"
-#include "layerwise/layer_pass.hpp"
+#include "optim/mode_algebra.hpp"
 
-namespace curvature::optim::detail {
+namespace curvature::optim {
 namespace {
 
-using curvature::detail::LayerPass;
-
-/// A factor in the dtype of arithmetic, and what was seen through it.
-struct Look {
-  const MatrixClass& structure;
-  Parts k;
-  Parts sum;         ///< of Pi(K^T x x^T K)
-  double count = 0;  ///< of vectors x, or their weight
-
-  Look(const InverseFactor& factor, at::ScalarType parameters)
-      : structure(*factor.structure),
-        k(parts_in(factor.k, c10::promoteTypes(factor.k.front().scalar_type(), parameters))) {
-    for (const at::Tensor& part : k) sum.push_back(at::zeros_like(part));
-  }
-
-  at::TensorOptions options() const { return k.front().options(); }
-
-  /// Adds vectors `[..., size]`.
-  void add(const at::Tensor& vectors) {
-    const at::Tensor columns =
-        vectors.reshape({-1, structure.size()}).to(options()).t().contiguous();
-    const at::Tensor seen = structure.multiply(columns, k, 0, /*transposed=*/true);
-    scale_and_add(sum, 1, structure.project_gram(seen, 0), 1);
-  }
-
-  /// The sample of a second moment that is there: a diagonal, or of a dense class.
-  void set_moment(const at::Tensor& moment) {
-    const at::Tensor s = moment.to(options());
-    sum = {s.dim() == 1 ? k[0].square() * s : k[0].t().mm(s).mm(k[0])};
-    count = 1;
-  }
-
-  FactorSample sample(double scale) && {
-    for (at::Tensor& part : sum) part.mul_(scale);
-    const double mean = structure.trace(sum) / static_cast<double>(structure.size());
-    return {.projected = std::move(sum), .mean = mean};
-  }
-};
-
-/// A block while a batch is looked at. With one-hot inputs their counts are summed first.
-struct BlockLook {
-  std::optional<Look> input;
-  Look output;
-  at::Tensor one_hot_counts = {};
-};
-
-class Sampler {
- public:
-  Sampler(const EmpiricalRisk& batch, const KfacOptions& options, const LayerPlan& plan,
-          const std::vector<InverseBlock>& blocks)
-      : batch_(batch), options_(options), plan_(plan), blocks_(blocks) {
-    const at::ScalarType dtype = batch.parameters().front().scalar_type();
-    for (const InverseBlock& block : blocks) {
-      looks_.push_back({.input = std::nullopt, .output = Look(block.output, dtype)});
-      if (block.has_layer()) looks_.back().input.emplace(*block.input, dtype);
-      if (block.block.one_hot) {
-        looks_.back().one_hot_counts =
-            at::zeros({block.block.columns()}, looks_.back().input->options());
-      }
-    }
-  }
-
-  void add(const BatchRisk& piece) {
-    const LayerPass pass(batch_, plan_, piece, curvature::detail::record(batch_, piece),
-                         options_.separate_bias);
-    for (size_t i = 0; i < plan_.blocks.size(); ++i) {
-      if (!pass.uses(i)) continue;
-      if (plan_.blocks[i].one_hot) {
-        add_one_hot(looks_[i], pass.indices(i), piece.batch().weights);
-      } else {
-        add_inputs(*looks_[i].input, pass.inputs(i), piece.batch().weights);
-      }
-    }
-    curvature::detail::for_each_cotangent(batch_, piece, pass.output(), options_,
-                                          [&](const at::Tensor& cotangent) {
-                                            const TensorList backward = pass.backward(cotangent);
-                                            for (size_t i = 0; i < plan_.blocks.size(); ++i) {
-                                              if (!pass.uses(i)) continue;
-                                              const at::Tensor g = pass.gradients(i, backward);
-                                              looks_[i].output.add(reduces() ? g.sum(1) : g);
-                                            }
-                                          });
-  }
-
-  std::vector<BlockSample> finish() && {
-    sum_over_workers();
-    std::vector<BlockSample> samples;
-    for (size_t i = 0; i < looks_.size(); ++i) {
-      samples.push_back(blocks_[i].has_layer() ? layer_sample(looks_[i])
-                                               : parameter_sample(looks_[i], blocks_[i].block));
-    }
-    return samples;
-  }
-
- private:
-  bool reduces() const { return options_.weight_sharing == WeightSharing::kReduce; }
-
-  /// Inputs `[N, S, n]`.
-  void add_inputs(Look& look, const at::Tensor& inputs, const at::Tensor& weights) const {
-    const at::Tensor rows = reduces() ? inputs.mean(1, /*keepdim=*/true) : inputs;
-    const auto positions = static_cast<double>(rows.size(1));
-    if (!weights.defined()) {
-      look.add(rows);
-      look.count += static_cast<double>(rows.size(0)) * positions;
-      return;
-    }
-    look.add(rows * weights.to(rows.options()).sqrt().view({-1, 1, 1}));
-    look.count += weights.sum().item<double>() * positions;
-  }
-
-  static void add_one_hot(BlockLook& look, const at::Tensor& indices, const at::Tensor& weights) {
-    const at::TensorOptions options = look.one_hot_counts.options();
-    const at::Tensor w = weights.defined() ? weights.to(options).unsqueeze(1).expand_as(indices)
-                                           : at::ones(indices.sizes(), options);
-    const at::Tensor kept = indices.flatten().ge(0).nonzero().squeeze(1);
-    look.one_hot_counts.index_add_(0, indices.flatten().index_select(0, kept),
-                                   w.flatten().index_select(0, kept));
-    look.input->count += w.sum().item<double>();
-  }
-
-  void sum_over_workers() {
-    TensorList sums;
-    for (BlockLook& look : looks_) {
-      if (!look.input) continue;
-      sums.push_back(at::full({1}, look.input->count, at::kDouble));
-      if (look.one_hot_counts.defined()) sums.push_back(look.one_hot_counts);
-      for (const Parts* parts : {&look.input->sum, &look.output.sum}) {
-        sums.insert(sums.end(), parts->begin(), parts->end());
-      }
-    }
-    if (sums.empty()) return;
-    batch_.reducer().sum(sums);
-    auto next = sums.begin();
-    for (BlockLook& look : looks_) {
-      if (!look.input) continue;
-      look.input->count = (next++)->item<double>();
-      if (look.one_hot_counts.defined()) look.one_hot_counts = *next++;
-      for (Parts* parts : {&look.input->sum, &look.output.sum}) {
-        for (at::Tensor& part : *parts) part = *next++;
-      }
-    }
-  }
-
-  BlockSample layer_sample(BlockLook& look) const {
-    const double count = look.input->count;
-    if (count == 0) return {};
-    if (look.one_hot_counts.defined()) look.input->set_moment(look.one_hot_counts);
-    if (options_.fisher == Fisher::kForwardOnly) {
-      look.output.sum = look.output.structure.project_inner(look.output.k);
-    }
-    return {.is_used = true,
-            .input = std::move(*look.input).sample(1 / count),
-            .output = std::move(look.output).sample(1)};
-  }
-
-  /// Of a parameter without layer: unused, or for the fallback.
-  BlockSample parameter_sample(BlockLook& look, const LayerBlock& block) const {
-    const size_t parameter = *block.weight;
-    look.output.set_moment(plan_.uncovered.contains(parameter)
-                               ? curvature::detail::fallback_curvature(batch_, options_, parameter)
-                               : at::zeros({block.rows}, look.output.options()));
-    return {.is_used = true, .input = std::nullopt, .output = std::move(look.output).sample(1)};
-  }
-
-  const EmpiricalRisk& batch_;
-  const KfacOptions& options_;
-  const LayerPlan& plan_;
-  const std::vector<InverseBlock>& blocks_;
-  std::vector<BlockLook> looks_;
-};
-
-}  // namespace
-
-InverseFactor::InverseFactor(std::unique_ptr<MatrixClass> matrices,
-                             const at::TensorOptions& options)
-    : structure(std::move(matrices)), k(structure->identity(options)) {
-  for (const at::Tensor& part : k) direction.push_back(at::zeros_like(part));
-}
-
-at::Tensor InverseFactor::precondition(const at::Tensor& x) const {
-  const at::ScalarType dtype = c10::promoteTypes(k.front().scalar_type(), x.scalar_type());
-  const Parts wide = parts_in(k, dtype);
-  const at::Tensor seen =
-      structure->multiply(x.to(dtype).contiguous(), wide, 0, /*transposed=*/true);
-  return structure->multiply(seen, wide, 0, /*transposed=*/false).to(x.scalar_type());
-}
-
+/// Contiguous; to the nearest number.
 Parts parts_in(const Parts& parts, at::ScalarType dtype) {
   Parts result;
   for (const at::Tensor& part : parts) result.push_back(part.to(dtype).contiguous());
   return result;
 }
 
-std::vector<BlockSample> sample_blocks(const EmpiricalRisk& batch, const KfacOptions& options,
-                                       const LayerPlan& plan,
-                                       const std::vector<InverseBlock>& blocks, int64_t offset) {
-  const at::NoGradGuard no_grad;
-  Sampler sampler(batch, options, plan, blocks);
-  for (int64_t index = 0; index < batch.data().num_batches(); ++index) {
-    const BatchRisk view = batch.on(index);
-    const BatchRisk numbered = batch.on(view.batch(), offset + view.first_example());
-    curvature::detail::for_each_piece(batch, plan, numbered,
-                                      [&](const BatchRisk& piece) { sampler.add(piece); });
-  }
-  return std::move(sampler).finish();
+/// x in bfloat16, up or down so that the mean is x: with noise `[n]` uniform in [0, 1) added to the
+/// half of a single precision number's bits that is cut off. Zeros stay.
+at::Tensor randomly_rounded(const at::Tensor& x, const at::Tensor& noise) {
+  constexpr int64_t kCut = int64_t{1} << 16;
+  const at::Tensor bits = x.to(at::kFloat).contiguous().view(at::kInt);
+  const at::Tensor carry = (noise * kCut).to(bits.options()).view(bits.sizes());
+  return (bits + carry).bitwise_and(-kCut).view(at::kFloat).to(at::kBFloat16);
 }
 
-}  // namespace curvature::optim::detail
+Parts randomly_rounded(const Parts& k, const RandomSource& random, uint64_t stream) {
+  int64_t count = 0;
+  for (const at::Tensor& part : k) count += part.numel();
+  const at::Tensor noise = random.uniform(stream, count).to(k.front().device());
+  Parts result;
+  int64_t begin = 0;
+  for (const at::Tensor& part : k) {
+    result.push_back(randomly_rounded(part, noise.narrow(0, begin, part.numel())));
+    begin += part.numel();
+  }
+  return result;
+}
+
+}  // namespace
+
+InverseFactor::InverseFactor(std::unique_ptr<MatrixClass> structure, const at::TensorOptions& state,
+                             at::ScalarType arithmetic)
+    : k(structure->identity(state)),
+      structure_(std::move(structure)),
+      wide_(c10::promoteTypes(c10::promoteTypes(k.front().scalar_type(), arithmetic), at::kFloat)) {
+  for (const at::Tensor& part : k) direction.push_back(at::zeros_like(part));
+}
+
+Parts InverseFactor::wide_k() const { return parts_in(k, wide_); }
+Parts InverseFactor::wide_direction() const { return parts_in(direction, wide_); }
+
+void InverseFactor::move(const Parts& n, double rate, const RandomSource& random, uint64_t stream) {
+  const Parts wide = wide_k();
+  Parts moved = structure_->product(wide, n);
+  scale_and_add(moved, -rate, wide, 1);
+  const at::ScalarType dtype = k.front().scalar_type();
+  k = dtype == at::kBFloat16 ? randomly_rounded(moved, random, stream) : parts_in(moved, dtype);
+  direction = parts_in(n, dtype);
+}
+
+at::Tensor InverseFactor::precondition(const at::Tensor& x, size_t mode) {
+  const at::Tensor wide = x.to(wide_);
+  if (!keeps_outer()) {
+    const Parts factor = wide_k();
+    const at::Tensor seen = structure_->multiply(wide, factor, mode, /*transposed=*/true);
+    return structure_->multiply(seen, factor, mode, /*transposed=*/false).to(x.scalar_type());
+  }
+  if (!outer_of_.is_same(k.front())) {
+    outer_ = mode_gram(k.front(), 0);
+    outer_of_ = k.front();
+  }
+  return mode_product(wide, outer_, mode).to(x.scalar_type());
+}
+
+int64_t InverseFactor::state_bytes() const {
+  return (keeps_outer() ? 3 : 2) * structure_->num_entries() *
+         static_cast<int64_t>(k.front().element_size());
+}
+
+/// In fewer bits than arithmetic has K K^T would not be positive any more.
+bool InverseFactor::keeps_outer() const {
+  return structure_->is_one_matrix() && k.front().scalar_type() == wide_;
+}
+
+}  // namespace curvature::optim

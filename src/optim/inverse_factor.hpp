@@ -1,62 +1,46 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
-#include <optional>
-#include <string>
-#include <vector>
 
-#include <curvature/layerwise/kfac.hpp>
+#include <curvature/core/random.hpp>
 
-#include "layerwise/layer_plan.hpp"
 #include "optim/structured_factor.hpp"
 
-/// Layers whose inverse Kronecker factors are learned without inverses.
-namespace curvature::optim::detail {
+namespace curvature::optim {
 
-using curvature::detail::LayerBlock;
-using curvature::detail::LayerPlan;
+/// K of an inverse factor K K^T that is learned by small steps, and the average N of their
+/// directions. Tensors are replaced, never written to, so that copies share them.
+class InverseFactor {
+ public:
+  /// K = I and N = 0 as `state` says. Arithmetic is in the wider of its dtype and `arithmetic`, and
+  /// at least in float32.
+  InverseFactor(std::unique_ptr<MatrixClass> structure, const at::TensorOptions& state,
+                at::ScalarType arithmetic);
 
-/// K of an inverse factor K K^T, and the average of its directions. A value: the tensors are never
-/// written to.
-struct InverseFactor {
-  std::shared_ptr<const MatrixClass> structure;
-  Parts k, direction;
+  const MatrixClass& structure() const { return *structure_; }
+  /// K and N in the dtype of arithmetic.
+  Parts wide_k() const;
+  Parts wide_direction() const;
 
-  InverseFactor(std::unique_ptr<MatrixClass> matrices, const at::TensorOptions& options);
-  /// K K^T x, for x `[size, ...]`, in its dtype.
-  at::Tensor precondition(const at::Tensor& x) const;
+  /// K <- K (I - rate N), and N is kept. To the nearest numbers, but in bfloat16 K goes up or down
+  /// at random so that the mean is right: there most steps are less than half of a number's
+  /// distance to the next and would be lost. Numbers are those of one stream, an entry each.
+  void move(const Parts& n, double rate, const RandomSource& random, uint64_t stream);
+  /// K K^T on an axis of x, in its dtype. K K^T is computed once for each K where that halves the
+  /// work.
+  at::Tensor precondition(const at::Tensor& x, size_t mode);
+  /// Of K, N, and K K^T if it is kept.
+  int64_t state_bytes() const;
+
+  Parts k, direction;  ///< as they are kept
+
+ private:
+  bool keeps_outer() const;
+
+  std::shared_ptr<const MatrixClass> structure_;
+  at::ScalarType wide_;
+  at::Tensor outer_, outer_of_;  ///< K K^T, and of which K
 };
 
-/// A layer's block [W | b] `[rows, columns]`, preconditioned on both sides; on the rows alone where
-/// it is a parameter without layer.
-struct InverseBlock {
-  std::string name;
-  LayerBlock block;
-  std::optional<InverseFactor> input;
-  InverseFactor output;
-  bool has_layer() const { return input.has_value(); }
-};
-
-/// What a batch says of a factor: Pi(K^T S K) for its second moment S, and t of that.
-struct FactorSample {
-  Parts projected;
-  double mean = 0;
-};
-
-/// What a batch says of a block.
-struct BlockSample {
-  bool is_used = false;  ///< by the batch; if not, the rest is empty
-  std::optional<FactorSample> input;
-  FactorSample output;
-};
-
-/// Parts in another dtype, contiguous.
-Parts parts_in(const Parts& parts, at::ScalarType dtype);
-
-/// Looks at a batch through the factors as they are, and never makes the moments that K-FAC has.
-/// `offset` is added to the numbers of the examples. Sums over all workers.
-std::vector<BlockSample> sample_blocks(const EmpiricalRisk& batch, const KfacOptions& options,
-                                       const LayerPlan& plan,
-                                       const std::vector<InverseBlock>& blocks, int64_t offset);
-
-}  // namespace curvature::optim::detail
+}  // namespace curvature::optim

@@ -26,7 +26,12 @@ std::vector<at::Tensor> with_short_matrices(const std::vector<at::Tensor>& facto
 
 }  // namespace
 
-OperatorPtr mode_operator(const std::vector<at::Tensor>& given) {
+at::Tensor at_least_single(const at::Tensor& x) {
+  return x.to(c10::promoteTypes(x.scalar_type(), at::kFloat));
+}
+
+OperatorPtr mode_operator(std::vector<at::Tensor> given) {
+  for (at::Tensor& factor : given) factor = at_least_single(factor);
   const auto num_axes_is = [](int64_t count) {
     return [count](const at::Tensor& factor) { return factor.dim() == count; };
   };

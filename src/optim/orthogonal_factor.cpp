@@ -118,8 +118,10 @@ QrFactors qr(const at::Tensor& matrix) {
   if (matrix.size(0) >= kSmallest && detail::is_for_one_dnn(matrix, matrix)) {
     return qr_by_blocks(matrix);
   }
-  auto [orthogonal, triangle] = at::linalg_qr(matrix);
-  return {.orthogonal = orthogonal, .triangle = triangle};
+  // LibTorch has no QR below float32.
+  const at::ScalarType dtype = matrix.scalar_type();
+  auto [orthogonal, triangle] = at::linalg_qr(matrix.to(c10::promoteTypes(dtype, at::kFloat)));
+  return {.orthogonal = orthogonal.to(dtype), .triangle = triangle.to(dtype)};
 }
 
 at::Tensor symmetric_product(const QrFactors& factors) {

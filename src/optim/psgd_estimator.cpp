@@ -74,7 +74,8 @@ std::optional<double> psgd_scale(const at::Tensor& h) {
 at::Tensor with_noise(const at::Tensor& h, double noise, const RandomSource& random,
                       int64_t stream) {
   if (noise == 0) return h;
-  const double rounding = h.scalar_type() == at::kDouble ? 2.2e-16 : 1.2e-7;
+  const at::ScalarType dtype = h.scalar_type();
+  const double rounding = dtype == at::kDouble ? 2.2e-16 : dtype == at::kBFloat16 ? 7.8e-3 : 1.2e-7;
   const at::Tensor z = random.normal(static_cast<uint64_t>(stream), h.numel());
   return h.abs().mul_(rounding).add_(noise).mul_(z.to(h.options()).view_as(h)).add_(h);
 }

@@ -152,10 +152,12 @@ class KronPreconditioner : public PsgdPreconditioner {
   OperatorPtr covariance() const override {
     std::vector<at::Tensor> squares;
     for (size_t i = 0; i < factors_.size(); ++i) {
-      const at::Tensor& q = factors_[i].q;
-      if (!q.defined()) {
+      if (!factors_[i].q.defined()) {
         squares.push_back(at::ones({view_.shape[i]}, view_.options));
-      } else if (q.dim() == 1) {
+        continue;
+      }
+      const at::Tensor q = at_least_single(factors_[i].q);
+      if (q.dim() == 1) {
         squares.push_back(q.pow(-4));
       } else {
         const at::Tensor inverse = at::linalg_inv(q.t().mm(q));

@@ -15,6 +15,7 @@
 #include <curvature/operators/function_operator.hpp>
 
 #include "core/check.hpp"
+#include "optim/mode_operator.hpp"
 #include "optim/psgd_preconditioner.hpp"
 
 namespace curvature::optim {
@@ -36,6 +37,10 @@ struct LowRankRoot {
   at::Tensor d, u, v;  ///< u and v undefined for rank 0
 
   bool has_rank() const { return u.defined(); }
+  LowRankRoot in_operators_dtype() const {
+    if (!has_rank()) return {.d = at_least_single(d), .u = {}, .v = {}};
+    return {.d = at_least_single(d), .u = at_least_single(u), .v = at_least_single(v)};
+  }
   at::Tensor core() const {
     at::Tensor m = at::mm(v.t(), u);
     m.diagonal().add_(1);
@@ -116,22 +121,23 @@ class LraPreconditioner : public PsgdPreconditioner {
   /// P^-2 = (Q^-1 Q^-T)^2; as a matrix, with its closed forms, while that is small.
   OperatorPtr covariance() const override {
     constexpr int64_t kSmall = 1024;
-    const at::Tensor inverse = rank_ > 0 ? small_inverse(root_.core()) : at::Tensor();
-    const auto apply = [q = root_, inverse](const at::Tensor& x) {
+    const LowRankRoot root = root_.in_operators_dtype();
+    const at::Tensor inverse = rank_ > 0 ? small_inverse(root.core()) : at::Tensor();
+    const auto apply = [root, inverse](const at::Tensor& x) {
       const auto once = [&](const at::Tensor& y) {
-        return q.solve(q.solve_adjoint(y, inverse), inverse);
+        return root.solve(root.solve_adjoint(y, inverse), inverse);
       };
       return once(once(x));
     };
     const int64_t n = view_.size();
     if (n <= kSmall) {
-      const at::Tensor s = apply(at::eye(n, view_.options));
+      const at::Tensor s = apply(at::eye(n, root.d.options()));
       return dense((s + s.t()).div_(2), Symmetry::kPositiveDefinite);
     }
     return function_operator({.domain = Space::flat(n),
                               .range = Space::flat(n),
-                              .dtype = root_.d.scalar_type(),
-                              .device = root_.d.device(),
+                              .dtype = root.d.scalar_type(),
+                              .device = root.d.device(),
                               .symmetry = Symmetry::kPositiveDefinite},
                              MatrixMap(apply));
   }

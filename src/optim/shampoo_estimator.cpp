@@ -17,6 +17,7 @@
 #include "optim/axis_order.hpp"
 #include "optim/coupled_root.hpp"
 #include "optim/mode_algebra.hpp"
+#include "optim/mode_operator.hpp"
 #include "optim/symmetric_eigen.hpp"
 
 namespace curvature::optim {
@@ -54,7 +55,8 @@ class ShampooEstimator : public CovarianceEstimator {
       const Mode& mode = modes_[i];
       const bool diagonal = mode.kind != ModeKind::kDense;
       const at::Tensor root = mode.root.defined() && diagonal ? mode.root.diag() : mode.root;
-      roots.push_back(root.defined() ? root : at::eye(view_.shape[i], view_.options));
+      roots.push_back(
+          at_least_single(root.defined() ? root : at::eye(view_.shape[i], view_.options)));
     }
     const OperatorPtr product =
         kronecker(in_parameter_order(view_, roots), Symmetry::kPositiveSemidefinite);

@@ -14,7 +14,7 @@
 #include "core/check.hpp"
 #include "core/inner_product.hpp"
 #include "layerwise/assemble.hpp"
-#include "optim/inverse_factor.hpp"
+#include "optim/inverse_blocks.hpp"
 #include "optim/model_minimizer.hpp"
 
 namespace curvature::optim {
@@ -22,7 +22,6 @@ namespace {
 
 using detail::BlockSample;
 using detail::InverseBlock;
-using detail::InverseFactor;
 using detail::LayerBlock;
 using detail::LayerPlan;
 
@@ -42,18 +41,10 @@ bool is_finite(const Parts& parts) {
 /// What random numbers are for; statistics have the source itself and a purpose of theirs.
 constexpr uint64_t kRounding = 2;
 
-/// x in bfloat16, up or down at random so that the mean is x: with noise `[n]` uniform in [0, 1)
-/// added to the half of a single precision number's bits that is cut off. Zeros stay.
-at::Tensor randomly_rounded(const at::Tensor& x, const at::Tensor& noise) {
-  constexpr int64_t kCut = int64_t{1} << 16;
-  const at::Tensor bits = x.to(at::kFloat).contiguous().view(at::kInt);
-  const at::Tensor carry = (noise * kCut).to(bits.options()).view(bits.sizes());
-  return (bits + carry).bitwise_and(-kCut).view(at::kFloat).to(at::kBFloat16);
-}
-
 /// t(K^T K)
 double mean_square(const InverseFactor& factor) {
-  return factor.structure->squared_norm(factor.k) / static_cast<double>(factor.structure->size());
+  const MatrixClass& structure = factor.structure();
+  return structure.squared_norm(factor.k) / static_cast<double>(structure.size());
 }
 
 /// A block of its own for a parameter that has no layer.
@@ -72,13 +63,12 @@ class Singd final : public detail::ModelMinimizer {
   }
 
   int64_t state_bytes() const override {
-    int64_t entries = 0;
+    int64_t bytes = options_.momentum > 0 ? vector_bytes() : 0;
     for (const InverseBlock& block : blocks_.empty() ? first_blocks(plan_of(risk())) : blocks_) {
-      if (block.has_layer()) entries += block.input->structure->num_entries();
-      entries += block.output.structure->num_entries();
+      if (block.has_layer()) bytes += block.input->state_bytes();
+      bytes += block.output.state_bytes();
     }
-    return 2 * entries * static_cast<int64_t>(c10::elementSize(state_dtype())) +
-           (options_.momentum > 0 ? vector_bytes() : 0);
+    return bytes;
   }
 
  protected:
@@ -204,7 +194,8 @@ class Singd final : public detail::ModelMinimizer {
   }
 
   InverseFactor factor_of(const StructureOptions& structure, int64_t size) const {
-    return InverseFactor(matrix_class(structure, size), options().dtype(state_dtype()));
+    return InverseFactor(matrix_class(structure, size), options().dtype(state_dtype()),
+                         c10::typeMetaToScalarType(options().dtype()));
   }
 
   void refresh(const EmpiricalRisk& batch, std::vector<InverseBlock>& blocks) const {
@@ -240,45 +231,23 @@ class Singd final : public detail::ModelMinimizer {
   /// K (I - rate m) with m <- alpha1 m + weight [scale H + damping Pi(K^T K) - I].
   InverseFactor moved(const InverseFactor& factor, Parts h, const Update& update,
                       const std::string& block) const {
-    const MatrixClass& structure = *factor.structure;
+    const MatrixClass& structure = factor.structure();
     const bool is_average = options_.rate_bound != RateBound::kNone;
     const double weight = (is_average ? 1 - options_.alpha1 : 1) / 2;
-    const at::ScalarType dtype = h.front().scalar_type();
-    check_range(update, dtype, block);
-    const Parts k = detail::parts_in(factor.k, dtype);
-    scale_and_add(h, weight * update.scale, detail::parts_in(factor.direction, dtype),
-                  options_.alpha1);
+    check_range(update, h.front().scalar_type(), block);
+    scale_and_add(h, weight * update.scale, factor.wide_direction(), options_.alpha1);
     if (update.damping != 0) {
-      scale_and_add(h, 1, structure.project_inner(k), weight * update.damping);
+      scale_and_add(h, 1, structure.project_inner(factor.wide_k()), weight * update.damping);
     }
     structure.add_identity(h, -weight);
-    Parts next = structure.product(k, h);
-    scale_and_add(next, -rate_of(structure, h), k, 1);
     InverseFactor result = factor;
-    result.k = rounded(next, update.stream);
-    result.direction = detail::parts_in(h, state_dtype());
+    result.move(h, rate_of(structure, h),
+                options_.random.derive(kRounding).derive(static_cast<uint64_t>(steps_)),
+                update.stream);
     CURVATURE_CHECK(is_finite(result.k) && is_finite(result.direction), NumericalError,
                     "{}: the factors of '{}' are out of range; use a smaller preconditioner_rate "
                     "or a RateBound",
                     name(), block);
-    return result;
-  }
-
-  /// To the nearest number but in bfloat16, where most steps of K are less than half of a number's
-  /// distance to the next and would be lost.
-  Parts rounded(const Parts& k, uint64_t stream) const {
-    if (state_dtype() != at::kBFloat16) return detail::parts_in(k, state_dtype());
-    int64_t count = 0;
-    for (const at::Tensor& part : k) count += part.numel();
-    const RandomSource random =
-        options_.random.derive(kRounding).derive(static_cast<uint64_t>(steps_));
-    const at::Tensor noise = random.uniform(stream, count).to(k.front().device());
-    Parts result;
-    int64_t begin = 0;
-    for (const at::Tensor& part : k) {
-      result.push_back(randomly_rounded(part, noise.narrow(0, begin, part.numel())));
-      begin += part.numel();
-    }
     return result;
   }
 
@@ -305,16 +274,15 @@ class Singd final : public detail::ModelMinimizer {
     return rate;
   }
 
-  at::Tensor preconditioned(const std::vector<InverseBlock>& blocks,
-                            const at::Tensor& gradient) const {
+  at::Tensor preconditioned(std::vector<InverseBlock>& blocks, const at::Tensor& gradient) const {
     const TensorList parts = risk().space().split(gradient.unsqueeze(1));
     TensorList result;
     for (const at::Tensor& part : parts) result.push_back(at::zeros(part.sizes(), part.options()));
-    for (const InverseBlock& block : blocks) {
+    for (InverseBlock& block : blocks) {
       const LayerBlock& layout = block.block;
       at::Tensor g = layout.gather(parts).view({layout.rows, layout.columns()});
-      g = block.output.precondition(g);
-      if (block.has_layer()) g = block.input->precondition(g.t()).t();
+      g = block.output.precondition(g, 0);
+      if (block.has_layer()) g = block.input->precondition(g, 1);
       layout.scatter_add(g.reshape({layout.size(), 1}), result);
     }
     return risk().space().join(result).squeeze(1).contiguous();

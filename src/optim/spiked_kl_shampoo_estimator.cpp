@@ -95,7 +95,9 @@ struct SpikedFactor {
 
   /// One orthogonal iteration; see the docstring of the estimator for Y.
   void turn() {
-    const at::Tensor next = std::get<0>(at::linalg_qr(image)).contiguous();
+    // LibTorch has no QR below float32.
+    const at::Tensor next =
+        std::get<0>(at::linalg_qr(at_least_single(image))).contiguous().to(image.scalar_type());
     const at::Tensor turned = at::mm(basis.t(), next);
     at::Tensor moved = at::mm(image, turned);
     if (num_dropped() > 0) {
@@ -156,7 +158,12 @@ class SpikedKlShampooEstimator : public CovarianceEstimator {
     }
     Shape shape = view_.shape;
     shape.push_back(-1);
-    const auto apply = [factors = factors_, shape](const at::Tensor& x) {
+    std::vector<SpikedFactor> single = factors_;
+    for (SpikedFactor& factor : single) {
+      factor.spikes = at_least_single(factor.spikes);
+      if (factor.basis.defined()) factor.basis = at_least_single(factor.basis);
+    }
+    const auto apply = [factors = single, shape](const at::Tensor& x) {
       at::Tensor y = x.reshape(shape);
       for (size_t i = 0; i < factors.size(); ++i) {
         y = factors[i].applied(factors[i].powers(1, 0), y, i);
@@ -165,7 +172,7 @@ class SpikedKlShampooEstimator : public CovarianceEstimator {
     };
     return function_operator({.domain = Space::flat(view_.size()),
                               .range = Space::flat(view_.size()),
-                              .dtype = c10::typeMetaToScalarType(view_.options.dtype()),
+                              .dtype = single.front().spikes.scalar_type(),
                               .device = view_.options.device(),
                               .symmetry = Symmetry::kPositiveSemidefinite},
                              MatrixMap(apply));

@@ -7,11 +7,11 @@
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/diag.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/fft_irfft.h>
 #include <ATen/ops/fft_rfft.h>
 #include <ATen/ops/linalg_vector_norm.h>
-#include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
@@ -53,6 +53,7 @@ class DenseClass : public MatrixClass {
   double squared_norm(const Parts& k) const override { return squares(k[0]); }
   at::Tensor dense(const Parts& k) const override { return k[0]; }
   double trace(const Parts& k) const override { return sum_of(k[0].diagonal()); }
+  bool is_one_matrix() const override { return true; }
   int64_t num_entries() const override { return size() * size(); }
 
  private:
@@ -109,17 +110,21 @@ class BlockDiagonalClass : public MatrixClass {
   at::Tensor multiply(const at::Tensor& x, const Parts& k, size_t mode,
                       bool transposed) const override {
     const at::Tensor y = around(x, mode);
-    const auto factor = [&](const at::Tensor& part) {
-      return transposed ? part.transpose(-1, -2) : part;
-    };
-    const at::Tensor whole = at::matmul(factor(k[0]), in_blocks(y)).flatten(1, 2);
-    return at::cat({whole, at::matmul(factor(k[1]), remainder(y))}, 1).view(x.sizes());
+    const at::Tensor blocks = transposed ? k[0].transpose(1, 2) : k[0];
+    at::Tensor result = at::empty(y.sizes(), y.options());
+    in_blocks(result).copy_(at::bmm(blocks, columns(y))
+                                .view({num_blocks(), block_, y.size(0), y.size(2)})
+                                .permute({2, 0, 1, 3}));
+    if (rest() > 0) {
+      remainder(result).copy_(mode_product(remainder(y), transposed ? k[1].t() : k[1], 1));
+    }
+    return result.view(x.sizes());
   }
   Parts project_gram(const at::Tensor& x, size_t mode) const override {
     const at::Tensor y = around(x, mode);
-    const at::Tensor rows = in_blocks(y).permute({1, 2, 0, 3}).flatten(2);
+    const at::Tensor whole = columns(y);
     const at::Tensor last = remainder(y).transpose(0, 1).flatten(1);
-    return {at::bmm(rows, rows.transpose(1, 2)), last.mm(last.t())};
+    return {at::bmm(whole, whole.transpose(1, 2)), last.mm(last.t())};
   }
   Parts project_inner(const Parts& k) const override {
     return {at::bmm(k[0].transpose(1, 2), k[0]), k[1].t().mm(k[1])};
@@ -144,8 +149,11 @@ class BlockDiagonalClass : public MatrixClass {
   int64_t rest() const { return size() % block_; }
   /// `[before, n, b, after]`
   at::Tensor in_blocks(const at::Tensor& y) const {
-    return y.narrow(1, 0, num_blocks() * block_)
-        .reshape({y.size(0), num_blocks(), block_, y.size(2)});
+    return y.narrow(1, 0, num_blocks() * block_).view({y.size(0), num_blocks(), block_, y.size(2)});
+  }
+  /// `[n, b, before after]`, for one product with each block.
+  at::Tensor columns(const at::Tensor& y) const {
+    return in_blocks(y).permute({1, 2, 0, 3}).flatten(2);
   }
   at::Tensor remainder(const at::Tensor& y) const {
     return y.narrow(1, num_blocks() * block_, rest());
@@ -254,7 +262,7 @@ class HierarchicalClass : public MatrixClass {
     const auto [t, m, b] = strips(around(x, mode));
     const at::Tensor scaled = m * k[3].unsqueeze(-1);
     const auto times = [&](size_t part, const at::Tensor& y) {
-      return at::matmul(transposed ? k[part].t() : k[part], y);
+      return mode_product(y, transposed ? k[part].t() : k[part], 1);
     };
     const Parts rows =
         transposed

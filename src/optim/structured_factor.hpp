@@ -39,6 +39,8 @@ class MatrixClass {
   /// In double.
   virtual double trace(const Parts& k) const = 0;
   virtual at::Tensor dense(const Parts& k) const = 0;
+  /// Whether K is kept as one matrix, zeros included.
+  virtual bool is_one_matrix() const { return false; }
   /// Numbers that a matrix takes.
   virtual int64_t num_entries() const = 0;
 

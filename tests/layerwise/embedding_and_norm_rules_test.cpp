@@ -1,8 +1,5 @@
 #include <torch/torch.h>
 
-#include <boost/test/data/test_case.hpp>
-#include <boost/test/unit_test.hpp>
-
 #include "layerwise/rules.hpp"
 
 using namespace curvature;
@@ -130,15 +127,8 @@ std::vector<LayerCase> cases() {
   return all;
 }
 
-const auto each_case = boost::unit_test::data::make(cases());
-
 }  // namespace
 
-BOOST_DATA_TEST_CASE(the_models_by_hand_are_the_models, each_case, model) { check_by_hand(model); }
-BOOST_DATA_TEST_CASE(kfac_is_that_of_the_layers_rows, each_case, model) { check_kfac(model); }
-BOOST_DATA_TEST_CASE(ekfac_is_that_of_the_layers_rows, each_case, model) { check_ekfac(model); }
-BOOST_DATA_TEST_CASE(sum_and_weights_of_examples_scale_the_blocks, each_case, model) {
-  check_sum_and_weights(model);
-}
+CURVATURE_LAYER_RULE_CASES(cases)
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <boost/test/data/test_case.hpp>
 #include <boost/test/unit_test.hpp>
 
 #include "layerwise/reference.hpp"
@@ -13,7 +14,7 @@
 namespace curvature::testing {
 
 // Models of one layer, what they are by hand, and what must hold for all of them. A test of layer
-// rules lists its models and calls the four checks.
+// rules lists its models and ends with CURVATURE_LAYER_RULE_CASES.
 
 using Layer = std::function<at::Tensor(const TensorList&)>;
 using HandLayer = std::function<at::Tensor(Tape&, const TensorList&)>;
@@ -143,3 +144,15 @@ inline void check_sum_and_weights(const LayerCase& layer_case) {
 }
 
 }  // namespace curvature::testing
+
+/// What must hold for all models of a test, a function that lists them.
+#define CURVATURE_LAYER_RULE_CASES(cases)                                                          \
+  const auto each_case = boost::unit_test::data::make(cases());                                    \
+  BOOST_DATA_TEST_CASE(the_models_by_hand_are_the_models, each_case, model) {                      \
+    check_by_hand(model);                                                                          \
+  }                                                                                                \
+  BOOST_DATA_TEST_CASE(kfac_is_that_of_the_layers_rows, each_case, model) { check_kfac(model); }   \
+  BOOST_DATA_TEST_CASE(ekfac_is_that_of_the_layers_rows, each_case, model) { check_ekfac(model); } \
+  BOOST_DATA_TEST_CASE(sum_and_weights_of_examples_scale_the_blocks, each_case, model) {           \
+    check_sum_and_weights(model);                                                                  \
+  }

@@ -8,7 +8,7 @@
 #include <curvature/optim/spectral_factorized_estimator.hpp>
 
 #include "optim/methods.hpp"
-#include "optim/trajectories.hpp"
+#include "optim/reference.hpp"
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {

@@ -11,7 +11,7 @@
 #include <curvature/operators/algebra.hpp>
 
 #include "optim/methods.hpp"
-#include "optim/trajectories.hpp"
+#include "optim/reference.hpp"
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {

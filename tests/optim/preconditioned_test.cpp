@@ -10,8 +10,8 @@
 #include <curvature/optim/shampoo_estimator.hpp>
 #include <curvature/optim/soap_estimator.hpp>
 
+#include "optim/reference.hpp"
 #include "optim/tensor_view.hpp"
-#include "optim/trajectories.hpp"
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {

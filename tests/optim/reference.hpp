@@ -3,6 +3,11 @@
 // What tests of estimators share: gradients, an optimizer fed with them, and mode algebra spelled
 // out by einsum-free unfoldings, apart from the library's own.
 
+#include <cmath>
+#include <functional>
+#include <vector>
+
+#include <curvature/core/random.hpp>
 #include <curvature/optim/preconditioned.hpp>
 
 #include "support/dense_operator.hpp"
@@ -23,10 +28,11 @@ inline at::Tensor multiplied(const at::Tensor& x, const at::Tensor& f, int64_t m
   return f.matmul(unfolded(x, mode)).reshape(shape).movedim(0, mode);
 }
 
-/// Every factor on its axis.
-inline at::Tensor multiplied(at::Tensor x, const std::vector<at::Tensor>& factors) {
-  for (size_t i = 0; i < factors.size(); ++i) {
-    x = multiplied(x, factors[i], static_cast<int64_t>(i));
+/// Every factor on its axis, but for one axis.
+inline at::Tensor multiplied(at::Tensor x, const std::vector<at::Tensor>& factors,
+                             int64_t without = -1) {
+  for (int64_t i = 0; i < x.dim(); ++i) {
+    if (i != without) x = multiplied(x, factors[static_cast<size_t>(i)], i);
   }
   return x;
 }
@@ -35,6 +41,24 @@ inline at::Tensor multiplied(at::Tensor x, const std::vector<at::Tensor>& factor
 inline at::Tensor normal(at::IntArrayRef shape, uint64_t seed,
                          const at::TensorOptions& options = double_options()) {
   return RandomSource(seed).normal(0, c10::multiply_integers(shape)).view(shape).to(options);
+}
+
+/// The gradients of `num_steps` steps for a parameter: random, of full rank as they add up.
+inline std::vector<at::Tensor> random_gradients(const Shape& shape, int64_t num_steps,
+                                                uint64_t seed = 0,
+                                                at::ScalarType dtype = at::kDouble) {
+  const RandomSource random(seed);
+  const int64_t size = c10::multiply_integers(shape);
+  std::vector<at::Tensor> gradients;
+  for (int64_t t = 0; t < num_steps; ++t) {
+    gradients.push_back(
+        random.normal(static_cast<uint64_t>(t) + 1, size).view(shape).mul(0.3).to(dtype));
+  }
+  return gradients;
+}
+
+inline at::Tensor random_parameter(const Shape& shape, at::ScalarType dtype = at::kDouble) {
+  return normal(shape, 17).to(dtype);
 }
 
 /// Gradients of different sizes, full of correlations.
@@ -71,6 +95,16 @@ struct Replay {
   optim::Preconditioned optimizer;
 };
 
+/// The values of a parameter after each step of an optimizer along given gradients, `[T, ...]`.
+inline at::Tensor trajectory(const optim::EstimatorFactory& estimator,
+                             const optim::PreconditionedOptions& options, const at::Tensor& start,
+                             const std::vector<at::Tensor>& gradients) {
+  Replay replay(start, estimator, options);
+  std::vector<at::Tensor> values;
+  for (const at::Tensor& gradient : gradients) values.push_back(replay.step(gradient));
+  return at::stack(values);
+}
+
 /// Whether a run that is saved after `before` steps and loaded by a new optimizer goes on bit for
 /// bit.
 inline bool resumes(const at::Tensor& start, const optim::EstimatorFactory& estimator,
@@ -92,6 +126,42 @@ inline bool resumes(const at::Tensor& start, const optim::EstimatorFactory& esti
     equal = equal && whole.step(gradients[t]).equal(resumed.step(gradients[t]));
   }
   return equal;
+}
+
+inline std::vector<at::Tensor> transposed(const std::vector<at::Tensor>& matrices) {
+  std::vector<at::Tensor> result;
+  for (const at::Tensor& matrix : matrices) result.push_back(matrix.t());
+  return result;
+}
+
+/// Entries l_1[a] l_2[b] ...
+inline at::Tensor entries(const std::vector<at::Tensor>& vectors) {
+  at::Tensor result = vectors.front();
+  for (size_t i = 1; i < vectors.size(); ++i) result = result.unsqueeze(-1) * vectors[i];
+  return result;
+}
+
+inline at::Tensor symmetric_power(const at::Tensor& a, double power) {
+  const auto [values, vectors] = at::linalg_eigh(a);
+  return vectors.matmul(values.pow(power).diag()).matmul(vectors.t());
+}
+
+/// The shell of section 3.0 of the optimizers' conventions around a direction for (t, G, Mhat).
+inline at::Tensor shell_trajectory(
+    at::Tensor theta, const std::vector<at::Tensor>& gradients, double rate, double beta1,
+    double decay,
+    const std::function<at::Tensor(int64_t, const at::Tensor&, const at::Tensor&)>& direction) {
+  at::Tensor m = at::zeros_like(theta);
+  std::vector<at::Tensor> values;
+  int64_t t = 0;
+  for (const at::Tensor& g : gradients) {
+    t += 1;
+    m = beta1 * m + (1 - beta1) * g;
+    const at::Tensor u = direction(t, g, m / (1 - std::pow(beta1, t)));
+    theta = (1 - rate * decay) * theta - rate * u;
+    values.push_back(theta);
+  }
+  return at::stack(values);
 }
 
 }  // namespace curvature::testing

@@ -10,7 +10,7 @@
 #include <curvature/optim/shampoo_estimator.hpp>
 #include <curvature/optim/soap_estimator.hpp>
 
-#include "optim/trajectories.hpp"
+#include "optim/reference.hpp"
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {

@@ -1,4 +1,6 @@
 // SIRF-Shampoo against its formulas spelled out, and against the inverses it learns.
+#include <cmath>
+
 #include <curvature/core/error.hpp>
 #include <curvature/operators/algebra.hpp>
 #include <curvature/optim/sirf_estimator.hpp>
@@ -169,14 +171,19 @@ BOOST_AUTO_TEST_CASE(snapshot_is_what_directions_apply_the_inverse_of) {
 }
 
 BOOST_AUTO_TEST_CASE(state_resumes_bit_for_bit) {
+  const auto gradients = some_gradients({7, 5}, 9);
   for (int64_t kind = 0; kind <= int64_t(FactorStructure::kHierarchical); ++kind) {
-    const auto gradients = some_gradients({7, 5}, 9);
-    BOOST_TEST(resumes(
-        normal({7, 5}, 7),
-        sirf_estimator(
-            {.refresh_interval = 3,
-             .structure = {.kind = FactorStructure(kind), .block_size = 3, .top = 2, .bottom = 2}}),
-        published(), gradients, 5));
+    for (const at::ScalarType dtype : {at::kDouble, at::kBFloat16}) {
+      PreconditionedOptions options = published();
+      options.view.dtype = dtype;
+      BOOST_TEST(resumes(normal({7, 5}, 7),
+                         sirf_estimator({.refresh_interval = 3,
+                                         .structure = {.kind = FactorStructure(kind),
+                                                       .block_size = 3,
+                                                       .top = 2,
+                                                       .bottom = 2}}),
+                         options, gradients, 5));
+    }
   }
 }
 
@@ -242,6 +249,64 @@ BOOST_AUTO_TEST_CASE(half_the_precision_suffices_where_inverses_need_more) {
       }
       BOOST_TEST(halves.optimizer.save().tensors.at("w/factor_0_0").scalar_type() == at::kBFloat16);
     }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(small_steps_are_not_lost_in_bfloat16) {
+  // With gradients of zero and no damping H = -I / 2 in every step, so that K grows by a known
+  // factor: far less than half of the distance 1/128 to the next number.
+  constexpr int64_t kSize = 1024, kSteps = 200;
+  constexpr double kRate = 0.02, kGap = 1.0 / 128;
+  const double growth = 1 + kRate / std::sqrt(double(kSize));  // |N|_F = kSize^1/2 / 2
+  const at::Tensor one = torch::ones({}, double_options());
+  BOOST_TEST((one * growth).to(at::kBFloat16).item<double>() == 1.0);
+
+  PreconditionedOptions options = published();
+  options.view.dtype = at::kBFloat16;
+  const auto factor = [&](uint64_t seed) {
+    Replay replay(torch::zeros({kSize}, at::kFloat),
+                  sirf_estimator({.preconditioner_rate = kRate,
+                                  .alpha2 = 0,
+                                  .damping = 0,
+                                  .structure = {.kind = FactorStructure::kDiagonal},
+                                  .seed = seed}),
+                  options);
+    for (int64_t t = 0; t < kSteps; ++t) replay.step(torch::zeros({kSize}));
+    return replay.optimizer.save().tensors.at("w/factor_0_0");
+  };
+  // Each step is right in the mean, given the last: E K = growth^T. Rounding up with probability
+  // p adds the variance p (1 - p) gap^2, below K (growth - 1) gap. Five standard deviations of the
+  // mean of independent entries: confidence 1 - 1e-6.
+  double variance = 0;
+  for (int64_t t = 0; t < kSteps; ++t) {
+    variance += std::pow(growth, double(t)) * (growth - 1) * kGap *
+                std::pow(growth, 2.0 * double(kSteps - 1 - t));
+  }
+  const at::Tensor k = factor(0);
+  BOOST_TEST(k.scalar_type() == at::kBFloat16);
+  BOOST_TEST((k.lt(2).all().item<bool>()));  // the gap is as said
+  const double deviation = k.to(at::kDouble).mean().item<double>() - std::pow(growth, kSteps);
+  BOOST_TEST(std::abs(deviation) < 5 * std::sqrt(variance / double(kSize)));
+
+  BOOST_TEST(factor(0).equal(k));
+  BOOST_TEST(!factor(1).equal(k));
+}
+
+BOOST_AUTO_TEST_CASE(small_rates_learn_in_bfloat16_what_they_learn_in_float64) {
+  // Rounded to the nearest most entries would stay where they are.
+  const auto curvature = [](at::ScalarType dtype, FactorStructure kind) {
+    PreconditionedOptions options = published(0);
+    options.view.dtype = dtype;
+    Replay replay(
+        torch::zeros({6, 4}, double_options()),
+        sirf_estimator(
+            {.preconditioner_rate = 0.005, .damping = 0.1, .structure = {.kind = kind, .top = 2}}),
+        options);
+    for (const at::Tensor& g : some_gradients({6, 4}, 1000)) replay.step(g);
+    return materialize(*replay.optimizer.snapshot("w").front()).to(at::kDouble);
+  };
+  for (const FactorStructure kind : {FactorStructure::kDense, FactorStructure::kHierarchical}) {
+    BOOST_TEST(close(curvature(at::kBFloat16, kind), curvature(at::kDouble, kind), {0.1, 0}));
   }
 }
 

@@ -24,7 +24,8 @@ struct PsgdDenseOptions {
 ///
 /// Cost at a refresh: O(D^2) for `kQuad` and `kQeq`; two products of D x D matrices besides for
 /// `kQHalfEq` (the rotation), one and a triangular system for `kEq`. Two products with a vector
-/// otherwise. Memory: D^2.
+/// otherwise. Memory: D^2. In bfloat16 most steps are lost in rounding, so that P stays far from
+/// S^-1/2.
 /// @throws OptionError, also for a parameter of more than `max_size` entries
 EstimatorFactory psgd_dense_estimator(const PsgdDenseOptions& options = {});
 

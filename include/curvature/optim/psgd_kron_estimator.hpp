@@ -20,9 +20,12 @@ enum class PsgdGeometry {
 
 /// How `psgd_kron_estimator` estimates.
 struct PsgdKronOptions {
-  double preconditioner_rate = 0.1;                ///< h times the Lipschitz constant
-  double lipschitz_decay = 0.9;                    ///< of the constant's running bound
-  double max_skew = 1;                             ///< axes with d^2 above this times D: diagonal
+  double preconditioner_rate = 0.1;  ///< h times the Lipschitz constant
+  double lipschitz_decay = 0.9;      ///< of the constant's running bound
+  /// Axes with d^2 above this times D have a diagonal. The program's 1 leaves a layer with more
+  /// inputs than outputs without a matrix for its inputs; where those are correlated, more may
+  /// be better.
+  double max_skew = 1;
   PsgdGeometry geometry = PsgdGeometry::kQHalfEq;  ///< see there
   int64_t refresh_interval = 1;                    ///< the factors move in every so many-th step
   /// Of this standard deviation, plus rounding of G, is noise added to what the factors see; 0 adds

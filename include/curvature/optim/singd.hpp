@@ -35,7 +35,7 @@ struct SingdOptions {
   StructureOptions input_structure{};   ///< of K
   StructureOptions output_structure{};  ///< of C
   /// Of K, C and their directions: single, double precision or bfloat16; the parameters' own if
-  /// empty. Arithmetic is in the wider of both.
+  /// empty. Arithmetic is in the wider of both, at least in float32.
   std::optional<at::ScalarType> dtype{};
   Fisher fisher = Fisher::kEmpirical;                     ///< of the output factors
   int64_t mc_samples = 1;                                 ///< draws per loss term
@@ -67,7 +67,8 @@ struct SingdOptions {
 /// factor, its curvature the GGN's diagonal or block of the batch as `fallback` says, and unused
 /// ones have curvature 0. A layer that a batch does not use keeps its factors.
 ///
-/// A step costs a gradient and four products of a layer's gradient with its factors. A refresh
+/// A step costs a gradient and four products of a layer's gradient with its factors; two where K is
+/// dense or triangular and kept in the parameters' dtype, as K K^T is then kept beside K. A refresh
 /// costs a forward and a backward pass more, for each vector of `fisher`, and with R rows of inputs
 /// `[R, n]` (of examples and positions) their product with K and the part of a Gram matrix that the
 /// structure has, 3 R n^2 operations for dense ones, and so for gradients: A and B are never made.

@@ -15,6 +15,7 @@ struct SirfOptions {
   double damping = 1e-3;              ///< added to the curvature
   int64_t refresh_interval = 1;       ///< K moves in every so many-th step
   StructureOptions structure{};       ///< of the factors of dense axes
+  uint64_t seed = 0;                  ///< of rounding to bfloat16
 };
 
 /// S^-1 = (x)_i K_i K_i^T directly, by multiplicative updates: no root, no inverse, no
@@ -36,6 +37,13 @@ struct SirfOptions {
 /// product of matrices d_i x d_i and one Gram matrix at a refresh; one product otherwise. Other
 /// structures cost less as they have fewer entries. Memory: three matrices for dense and triangular
 /// structures (K, N and K K^T), otherwise K and N.
+///
+/// With state in bfloat16 (`ViewOptions::dtype`), K and N alone, arithmetic is in float32 and K is
+/// rounded up or down at random with the right mean: most steps of rate 0.01 are less than half of
+/// a number's distance to the next, and rounding to the nearest would lose them. A refresh takes a
+/// random number for each entry of K, a direction two products an axis. The program sirfshampoo
+/// rounds to the nearest.
+/// @random{rounding to bfloat16}
 /// @throws OptionError
 EstimatorFactory sirf_estimator(const SirfOptions& options = {});
 
