@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/diag_embed.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -37,6 +36,14 @@ bool is_nearly_diagonal(const at::Tensor& lower, double tolerance) {
   const double diagonal = at::linalg_vector_norm(lower.diagonal()).item<double>();
   const double off = std::sqrt(2.0) * below;
   return off <= tolerance * std::hypot(off, diagonal);
+}
+
+/// P^T U with the rows of U in an order, beside the same triangle. U is the transpose of what is
+/// contiguous, and `gather` passes through that row by row.
+QrFactors with_rows(const QrFactors& factors, const at::Tensor& order) {
+  const at::Tensor columns = factors.orthogonal.t();
+  return {.orthogonal = columns.gather(1, order.expand_as(columns)).t(),
+          .triangle = factors.triangle};
 }
 
 /// One Newton-Schulz step: rounding of many products leaves a basis slightly skew.
@@ -250,26 +257,25 @@ at::Tensor EigenbasisEstimator::rotation_of(size_t i) {
     return eigen->vectors;
   }
   const at::Tensor order = settings_.sorts ? sort_columns(i) : at::Tensor();
-  // The orthogonal factor of S Q = Q (Q^T S Q) is Q times that of Q^T S Q.
-  const QrFactors factors = qr(mode.factor);
-  mode.factor = symmetric_product(factors);
+  // The orthogonal factor of S Q = Q (Q^T S Q) is Q times that of Q^T S Q. With an order P of the
+  // axis, S P = U R gives P^T S P = (P^T U) R: U rotates, and the factor becomes R P^T U. S is
+  // symmetric, and its columns are contiguous as rows.
+  const at::Tensor columns = order.defined() ? mode.factor.index_select(0, order) : mode.factor;
+  const QrFactors factors = qr(columns.t());
+  mode.factor = symmetric_product(order.defined() ? with_rows(factors, order) : factors);
   if (exact) mode.eigenvalues = mode.factor.diagonal().clone();
-  if (!order.defined()) return factors.orthogonal;
-  const at::Tensor rows = factors.orthogonal.t();
-  return at::empty_like(rows).index_copy_(1, order, rows).t();
+  return factors.orthogonal;
 }
 
-/// Puts the axis into the order of a descending diagonal, all but the basis and what is rotated
-/// with it: column j was number order[j]. Corrections that mix are rotated too.
+/// The order of a descending diagonal: column j of what follows is number order[j]. Eigenvalues
+/// follow, and corrections unless they are rotated with the axis.
 at::Tensor EigenbasisEstimator::sort_columns(size_t i) {
   Mode& mode = modes_[i];
   const at::Tensor order =
       at::argsort(mode.factor.diagonal(), /*stable=*/true, /*dim=*/0, /*descending=*/true);
-  const auto axis = static_cast<int64_t>(i);
-  mode.factor = mode.factor.index_select(0, order).index_select(1, order);
   if (mode.eigenvalues.defined()) mode.eigenvalues = mode.eigenvalues.index_select(0, order);
   if (corrections_.defined() && settings_.transport == Transport::kKeep) {
-    corrections_ = corrections_.index_select(axis, order);
+    corrections_ = corrections_.index_select(static_cast<int64_t>(i), order);
   }
   return order;
 }

@@ -40,28 +40,28 @@ std::unique_ptr<detail::CurvatureSource> make_source(const EmpiricalRisk& risk,
                                            .statistics_interval = options.statistics_interval,
                                            .refresh_interval = options.refresh_interval};
   switch (options.curvature) {
-    case LayerCurvature::kEkfac:
+    case FisherApproximation::kEkfac:
       return detail::ekfac_source(risk, layer_options(options), schedule);
-    case LayerCurvature::kKfoc:
+    case FisherApproximation::kKfoc:
       return detail::kfoc_source(risk, layer_options(options), schedule);
-    case LayerCurvature::kFull:
+    case FisherApproximation::kFull:
       return detail::low_rank_source(options.fisher,
                                      {.samples = options.mc_samples, .random = options.random});
-    case LayerCurvature::kKfac:
+    case FisherApproximation::kKfac:
       break;
   }
   return detail::kfac_source(risk, layer_options(options), schedule);
 }
 
-const char* name_of(LayerCurvature curvature) {
+const char* name_of(FisherApproximation curvature) {
   switch (curvature) {
-    case LayerCurvature::kEkfac:
+    case FisherApproximation::kEkfac:
       return "ekfac";
-    case LayerCurvature::kKfoc:
+    case FisherApproximation::kKfoc:
       return "kfoc";
-    case LayerCurvature::kFull:
+    case FisherApproximation::kFull:
       return "natural-gradient";
-    case LayerCurvature::kKfac:
+    case FisherApproximation::kKfac:
       break;
   }
   return "kfac";

@@ -333,7 +333,7 @@ BOOST_AUTO_TEST_CASE(options_of_layerwise_methods_reach_them) {
       {"--optimizer", "ekfac", "--option", "step_size=quadratic-model", "--option",
        "statistics_fraction=0.6", "--option", "model_fraction=0.3", "--option", "weight_decay=0.1"},
       [](const EmpiricalRisk& risk) {
-        return optim::natural_gradient(risk, {.curvature = optim::LayerCurvature::kEkfac,
+        return optim::natural_gradient(risk, {.curvature = optim::FisherApproximation::kEkfac,
                                               .step_size = optim::StepSize::kQuadraticModel,
                                               .statistics_fraction = 0.6,
                                               .model_fraction = 0.3,
@@ -389,12 +389,13 @@ BOOST_AUTO_TEST_CASE(solutions_in_the_space_of_the_data_are_those_of_the_paramet
   const Model model = load_torchscript(scratch / "model.pt");
   const at::Tensor x = read_npy(scratch / "inputs.npy"), y = read_npy(scratch / "targets.npy");
   const EmpiricalRisk risk(model, cross_entropy(), tensor_dataset({x}, y, 3));
-  const auto minimizer = optim::natural_gradient(risk, {.curvature = optim::LayerCurvature::kFull,
-                                                        .learning_rate = 1,
-                                                        .momentum = 0,
-                                                        .step_size = optim::StepSize::kFixed,
-                                                        .damping = 0.1,
-                                                        .fisher = Fisher::kType2});
+  const auto minimizer =
+      optim::natural_gradient(risk, {.curvature = optim::FisherApproximation::kFull,
+                                     .learning_rate = 1,
+                                     .momentum = 0,
+                                     .step_size = optim::StepSize::kFixed,
+                                     .damping = 0.1,
+                                     .fisher = Fisher::kType2});
   for (int64_t step = 0; step < 4; ++step) {
     minimizer->step(risk.with_data(
         tensor_dataset({x.narrow(0, 3 * step, 3)}, y.narrow(0, 3 * step, 3), 3), 3 * step));

@@ -87,8 +87,9 @@ EmpiricalRisk one_layer(RiskOptions options = {}) {
 }  // namespace
 
 BOOST_AUTO_TEST_CASE(natural_gradients_are_minimizers) {
-  for (const LayerCurvature curvature : {LayerCurvature::kKfac, LayerCurvature::kEkfac,
-                                         LayerCurvature::kKfoc, LayerCurvature::kFull}) {
+  for (const FisherApproximation curvature :
+       {FisherApproximation::kKfac, FisherApproximation::kEkfac, FisherApproximation::kKfoc,
+        FisherApproximation::kFull}) {
     BOOST_TEST_CONTEXT("curvature " << static_cast<int>(curvature)) {
       check_minimizer_laws([&](const EmpiricalRisk& risk) {
         return natural_gradient(risk, {.curvature = curvature,
@@ -162,10 +163,10 @@ BOOST_AUTO_TEST_CASE(every_curvature_and_damping_is_the_operators_own) {
   }
   const EmpiricalRisk first = regression(two_layers(false)), second = regression(two_layers(false));
   NaturalGradientOptions options = plain();
-  options.curvature = LayerCurvature::kEkfac;
+  options.curvature = FisherApproximation::kEkfac;
   const at::Tensor by_ekfac = dense_step(first, shifted(ekfac(first), 0.1));
   BOOST_TEST(close(first_step(first, options), by_ekfac, {1e-8}));
-  options.curvature = LayerCurvature::kKfoc;
+  options.curvature = FisherApproximation::kKfoc;
   const at::Tensor by_kfoc = dense_step(second, shifted(kfoc(second), 0.1));
   BOOST_TEST(close(first_step(second, options), by_kfoc, {1e-7}));
 }
@@ -183,7 +184,7 @@ BOOST_AUTO_TEST_CASE(the_whole_matrix_is_inverted_in_the_space_of_the_data) {
   const auto check = [&](Fisher fisher, const OperatorPtr& curvature, double damping) {
     const EmpiricalRisk risk = risk_of();
     NaturalGradientOptions options = plain(0.1);
-    options.curvature = LayerCurvature::kFull;
+    options.curvature = FisherApproximation::kFull;
     options.fisher = fisher;
     options.mc_samples = 3;
     const auto minimizer = natural_gradient(risk, options);
@@ -200,7 +201,7 @@ BOOST_AUTO_TEST_CASE(trajectories_of_the_whole_matrix_are_those_of_dense_solutio
   for (const DampingRule rule : {DampingRule::kConstant, DampingRule::kNielsen}) {
     const EmpiricalRisk risk = regression(two_layers(false), {.weight_decay = 0.02});
     NaturalGradientOptions options = plain(0.3);
-    options.curvature = LayerCurvature::kFull;
+    options.curvature = FisherApproximation::kFull;
     options.damping_rule = rule;
     options.damping_interval = 2;
     const auto minimizer = natural_gradient(risk, options);
@@ -222,7 +223,7 @@ BOOST_AUTO_TEST_CASE(damping_of_the_whole_matrix_can_be_relative) {
   const EmpiricalRisk risk = regression(two_layers(false), {.weight_decay = 0.02});
   const double mean = (*ggn_diagonal(risk)->trace()) / 26 - 0.02;
   NaturalGradientOptions options = plain(0.1);
-  options.curvature = LayerCurvature::kFull;
+  options.curvature = FisherApproximation::kFull;
   options.relative_damping = true;
   const at::Tensor expected = dense_step(risk, shifted(ggn(risk), 0.1 * mean));
   BOOST_TEST(close(first_step(risk, options), expected, {1e-9}));
@@ -231,7 +232,7 @@ BOOST_AUTO_TEST_CASE(damping_of_the_whole_matrix_can_be_relative) {
 BOOST_AUTO_TEST_CASE(draws_of_the_whole_matrix_differ_from_step_to_step) {
   const EmpiricalRisk risk = regression(two_layers(false));
   NaturalGradientOptions options = plain();
-  options.curvature = LayerCurvature::kFull;
+  options.curvature = FisherApproximation::kFull;
   options.fisher = Fisher::kMonteCarlo;
   options.learning_rate = 0;  // stays where it is, so that directions can be told by their length
   const auto minimizer = natural_gradient(risk, options);
@@ -479,10 +480,10 @@ BOOST_AUTO_TEST_CASE(the_damping_of_the_factors_is_searched) {
 BOOST_AUTO_TEST_CASE(statistics_of_a_part_are_those_of_its_examples) {
   // Nine examples, a third of them, rounded up; the gradient is that of all.
   using Make = std::function<OperatorPtr(const EmpiricalRisk&)>;
-  const std::vector<std::pair<LayerCurvature, Make>> curvatures = {
-      {LayerCurvature::kKfac, [](const EmpiricalRisk& part) { return kfac(part); }},
-      {LayerCurvature::kEkfac, [](const EmpiricalRisk& part) { return ekfac(part); }},
-      {LayerCurvature::kFull, [](const EmpiricalRisk& part) { return ggn(part); }}};
+  const std::vector<std::pair<FisherApproximation, Make>> curvatures = {
+      {FisherApproximation::kKfac, [](const EmpiricalRisk& part) { return kfac(part); }},
+      {FisherApproximation::kEkfac, [](const EmpiricalRisk& part) { return ekfac(part); }},
+      {FisherApproximation::kFull, [](const EmpiricalRisk& part) { return ggn(part); }}};
   for (const Reduction reduction : {Reduction::kMean, Reduction::kSum}) {
     const double scale = reduction == Reduction::kSum ? 3 : 1;
     for (const auto& [curvature, make] : curvatures) {
@@ -519,7 +520,7 @@ BOOST_AUTO_TEST_CASE(kfoc_of_a_part_is_scaled_like_a_sum) {
     step_of[&part] = -at::linalg_solve(matrix + 0.1 * eye_of(matrix), g);
   }
   NaturalGradientOptions options = plain();
-  options.curvature = LayerCurvature::kKfoc;
+  options.curvature = FisherApproximation::kKfoc;
   options.statistics_fraction = 0.85;
   const at::Tensor step = first_step(risk, options);
   part_that_explains(step, parts, [&](const EmpiricalRisk& part) { return step_of.at(&part); });
@@ -573,7 +574,7 @@ BOOST_AUTO_TEST_CASE(parts_are_drawn_anew_and_all_of_a_batch_is_no_part) {
   // The same point, another step, other examples.
   const EmpiricalRisk risk = regression(two_layers(false));
   NaturalGradientOptions options = plain();
-  options.curvature = LayerCurvature::kFull;
+  options.curvature = FisherApproximation::kFull;
   options.statistics_fraction = 0.3;
   const at::Tensor first = first_step(regression(two_layers(false)), options);
   options.learning_rate = 0;
@@ -617,29 +618,29 @@ BOOST_AUTO_TEST_CASE(parameters_without_a_rule_follow_the_fallback) {
 
 BOOST_AUTO_TEST_CASE(the_state_of_groups_and_embeddings_is_counted) {
   const auto bytes = [](torch::nn::Sequential net, const at::Tensor& inputs,
-                        LayerCurvature curvature) {
+                        FisherApproximation curvature) {
     net->push_back(torch::nn::Flatten());
     const at::Tensor targets = seeded(net, 3)->forward(inputs).detach();
     const EmpiricalRisk risk(Model::from_module(net), mean_squared_error(),
                              tensor_dataset({inputs}, targets, inputs.size(0)));
     return natural_gradient(risk, {.curvature = curvature})->state_bytes();
   };
-  const auto embedding = [&](LayerCurvature curvature) {
+  const auto embedding = [&](FisherApproximation curvature) {
     return bytes(torch::nn::Sequential(torch::nn::Embedding(50, 3)),
                  at::arange(6, at::TensorOptions().device(test_device())).view({3, 2}), curvature);
   };
   // Two sets of factors (3 x 3, and 50 on a diagonal), eigenvectors, eigenvalues, last update.
-  BOOST_TEST(embedding(LayerCurvature::kKfac) == 8 * (2 * (9 + 50) + 9 + 150 + 150));
-  BOOST_TEST(embedding(LayerCurvature::kEkfac) == 8 * (9 + 50 + 9 + 2 * 150 + 150));
-  const auto convolution = [&](LayerCurvature curvature) {
+  BOOST_TEST(embedding(FisherApproximation::kKfac) == 8 * (2 * (9 + 50) + 9 + 150 + 150));
+  BOOST_TEST(embedding(FisherApproximation::kEkfac) == 8 * (9 + 50 + 9 + 2 * 150 + 150));
+  const auto convolution = [&](FisherApproximation curvature) {
     const auto options = torch::nn::Conv2dOptions(2, 4, 2).groups(2);
     return bytes(torch::nn::Sequential(torch::nn::Conv2d(options)), numbers({3, 2, 3, 3}, 1),
                  curvature);
   };
   // Two groups, each with factors 2 x 2 and 5 x 5.
-  BOOST_TEST(convolution(LayerCurvature::kKfac) == 8 * (2 * 3 * (4 + 25) + 20));
-  BOOST_TEST(convolution(LayerCurvature::kEkfac) == 8 * (2 * (2 * (4 + 25) + 2 * 10) + 20));
-  BOOST_TEST(convolution(LayerCurvature::kKfoc) == 8 * (2 * 2 * (4 + 25) + 20));
+  BOOST_TEST(convolution(FisherApproximation::kKfac) == 8 * (2 * 3 * (4 + 25) + 20));
+  BOOST_TEST(convolution(FisherApproximation::kEkfac) == 8 * (2 * (2 * (4 + 25) + 2 * 10) + 20));
+  BOOST_TEST(convolution(FisherApproximation::kKfoc) == 8 * (2 * 2 * (4 + 25) + 20));
 }
 
 BOOST_AUTO_TEST_CASE(wrong_options_are_refused) {
@@ -674,15 +675,15 @@ BOOST_AUTO_TEST_CASE(wrong_options_are_refused) {
     options.damping_rule = DampingRule::kNielsen;
   });
   refused([](auto& options) {
-    options.curvature = LayerCurvature::kEkfac;
+    options.curvature = FisherApproximation::kEkfac;
     options.fisher = Fisher::kForwardOnly;
   });
   refused([](auto& options) {
-    options.curvature = LayerCurvature::kFull;
+    options.curvature = FisherApproximation::kFull;
     options.fisher = Fisher::kForwardOnly;
   });
   refused([](auto& options) {
-    options.curvature = LayerCurvature::kFull;
+    options.curvature = FisherApproximation::kFull;
     options.mc_samples = 0;
   });
 }

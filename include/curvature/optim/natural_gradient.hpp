@@ -13,8 +13,8 @@
 
 namespace curvature::optim {
 
-/// Which curvature is inverted.
-enum class LayerCurvature {
+/// What stands for the Fisher matrix, or GGN, and is inverted.
+enum class FisherApproximation {
   kKfac,   ///< decaying averages of Kronecker factors
   kEkfac,  ///< decaying averages of squared gradients along the factors' eigenvectors
   kKfoc,   ///< the nearest Kronecker products, of the batch of the last refresh alone
@@ -24,9 +24,9 @@ enum class LayerCurvature {
 };
 
 /// How `natural_gradient` steps. Of what is said of statistics, layers and Kronecker products,
-/// `LayerCurvature::kFull` knows `fisher`, `mc_samples` and `statistics_fraction` alone.
+/// `FisherApproximation::kFull` knows `fisher`, `mc_samples` and `statistics_fraction` alone.
 struct NaturalGradientOptions {
-  LayerCurvature curvature = LayerCurvature::kKfac;  ///< see there
+  FisherApproximation curvature = FisherApproximation::kKfac;  ///< see there
   double learning_rate = 0.1;  ///< 1 is natural with `StepSize::kQuadraticModel`
   double momentum = 0.9;       ///< of the last update; with the quadratic model its own choice
   StepSize step_size = StepSize::kNormConstraint;  ///< see there

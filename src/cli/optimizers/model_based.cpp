@@ -14,7 +14,7 @@ namespace curvature::cli {
 namespace {
 
 using optim::DampingRule;
-using optim::LayerCurvature;
+using optim::FisherApproximation;
 using optim::StepSize;
 
 const Words<Fisher> kFishers = {{"mc", Fisher::kMonteCarlo},
@@ -128,7 +128,7 @@ optim::NaturalGradientOptions natural_gradient_of(const OptionValues& values,
 }
 
 OptimizerEntry layerwise_entry(const std::string& name, const std::string& description,
-                               LayerCurvature curvature) {
+                               FisherApproximation curvature) {
   return entry(
       name, description,
       joined({natural_gradient_options(),
@@ -161,7 +161,7 @@ OptimizerEntry full_natural_gradient_entry() {
               {choice("fisher", kFullFishers, "GGN, sampled GGN or empirical Fisher")}}),
       [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
         optim::NaturalGradientOptions options = natural_gradient_of(values, context);
-        options.curvature = LayerCurvature::kFull;
+        options.curvature = FisherApproximation::kFull;
         return optim::natural_gradient(risk, options);
       });
 }
@@ -360,20 +360,21 @@ OptimizerEntry noisy_kfac_entry() {
 }  // namespace
 
 std::vector<OptimizerEntry> model_based_optimizers() {
-  return {layerwise_entry("kfac", "natural gradient with Kronecker factors for each layer",
-                          LayerCurvature::kKfac),
-          layerwise_entry("ekfac", "the same with corrected eigenvalues", LayerCurvature::kEkfac),
-          layerwise_entry("kfoc", "the same with the nearest Kronecker products",
-                          LayerCurvature::kKfoc),
-          full_natural_gradient_entry(),
-          singd_entry(),
-          hessian_free_entry(),
-          levenberg_marquardt_entry(),
-          gradient_regularized_entry(),
-          newton_cg_entry(),
-          cubic_newton_entry(),
-          vogn_entry(),
-          noisy_kfac_entry()};
+  return {
+      layerwise_entry("kfac", "natural gradient with Kronecker factors for each layer",
+                      FisherApproximation::kKfac),
+      layerwise_entry("ekfac", "the same with corrected eigenvalues", FisherApproximation::kEkfac),
+      layerwise_entry("kfoc", "the same with the nearest Kronecker products",
+                      FisherApproximation::kKfoc),
+      full_natural_gradient_entry(),
+      singd_entry(),
+      hessian_free_entry(),
+      levenberg_marquardt_entry(),
+      gradient_regularized_entry(),
+      newton_cg_entry(),
+      cubic_newton_entry(),
+      vogn_entry(),
+      noisy_kfac_entry()};
 }
 
 }  // namespace curvature::cli
