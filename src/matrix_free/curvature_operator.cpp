@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 
 #include "core/check.hpp"
+#include "core/transposition.hpp"
 
 namespace curvature::detail {
 
@@ -33,7 +34,7 @@ TensorList CurvatureOperator::apply_impl(const TensorList& x) const {
 }
 
 at::Tensor CurvatureOperator::apply_flat_impl(const at::Tensor& x) const {
-  const at::Tensor columns = x.t().contiguous();
+  const at::Tensor columns = columns_as_rows(x);
   TensorList rows = {sums_over_batches(Columns(columns, risk_.space())).rows()};
   risk_.reducer().sum(rows);
   if (weight_decay_ > 0) rows.front().add_(columns, weight_decay_);

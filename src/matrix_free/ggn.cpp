@@ -7,6 +7,7 @@
 #include <curvature/matrix_free/ggn.hpp>
 
 #include "core/check.hpp"
+#include "core/transposition.hpp"
 #include "matrix_free/curvature_operator.hpp"
 
 namespace curvature {
@@ -120,7 +121,7 @@ at::Tensor ggn_gram(const EmpiricalRisk& risk, const at::Tensor& columns) {
                   c10::toString(spec.dtype), spec.device.str(),
                   c10::toString(columns.scalar_type()), columns.device().str());
   const int64_t num_columns = columns.size(1);
-  const at::Tensor rows = columns.detach().t().contiguous();
+  const at::Tensor rows = detail::columns_as_rows(columns.detach());
   const detail::Columns operands(rows, spec.domain);
   const std::vector<size_t> all = detail::partition(spec.domain, Blocks::kFull).front();
   TensorList gram = {at::zeros({num_columns, num_columns}, columns.options().dtype(at::kDouble))};

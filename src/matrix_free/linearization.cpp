@@ -1,5 +1,6 @@
 #include "matrix_free/linearization.hpp"
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 #include <optional>
@@ -15,6 +16,7 @@
 #include "core/check.hpp"
 #include "core/fast_kernels.hpp"
 #include "core/translate.hpp"
+#include "core/transposition.hpp"
 #include "matrix_free/math_attention.hpp"
 
 namespace curvature::detail {
@@ -136,7 +138,11 @@ at::Tensor ColumnSums::rows() && {
 TensorList ColumnSums::list() && { return Columns(std::move(*this).rows(), space_).list(); }
 
 Columns::Columns(const TensorList& x) : size_(x.front().size(-1)) {
-  for (const at::Tensor& tensor : x) rows_.push_back(tensor.movedim(-1, 0).contiguous());
+  for (const at::Tensor& tensor : x) {
+    Shape shape = tensor.sizes().vec();
+    std::rotate(shape.begin(), shape.end() - 1, shape.end());  // the columns come first
+    rows_.push_back(columns_as_rows(tensor.unsqueeze(0).flatten(0, -2)).view(shape));
+  }
 }
 
 Columns::Columns(const at::Tensor& rows, const Space& space) : size_(rows.size(0)) {

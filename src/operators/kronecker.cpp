@@ -12,6 +12,7 @@
 
 #include "core/check.hpp"
 #include "core/matrix_product.hpp"
+#include "core/transposition.hpp"
 #include "operators/support.hpp"
 
 namespace curvature {
@@ -31,7 +32,7 @@ at::Tensor mode_product(const at::Tensor& s, const at::Tensor& x) {
 at::Tensor multiply(const std::vector<at::Tensor>& factors, const at::Tensor& x) {
   // Columns come first in memory, so that the last mode is one large matrix product.
   const int64_t columns = x.size(1);
-  at::Tensor y = x.t().contiguous();
+  at::Tensor y = detail::columns_as_rows(x);
   int64_t after = 1;
   for (size_t i = factors.size(); i-- > 0;) {
     int64_t before = columns;

@@ -12,6 +12,7 @@
 
 #include "core/check.hpp"
 #include "core/inner_product.hpp"
+#include "core/transposition.hpp"
 
 namespace curvature::detail {
 namespace {
@@ -19,7 +20,7 @@ namespace {
 /// Recurrences aim a little lower than asked, so that rounding rarely asks for a second round.
 constexpr double kAim = 0.9;
 
-at::Tensor columns_contiguous(const at::Tensor& x) { return x.t().contiguous().t(); }
+at::Tensor columns_contiguous(const at::Tensor& x) { return columns_as_rows(x).t(); }
 
 /// One right-hand side on its way.
 struct Column {
@@ -43,7 +44,7 @@ class Driver {
     const int64_t num_columns = b.size(1);
     x_ = start.defined() ? start.t().clone(at::MemoryFormat::Contiguous)
                          : at::zeros({num_columns, a.cols()}, b.options());
-    const at::Tensor rows = b.t().contiguous();
+    const at::Tensor rows = columns_as_rows(b);
     for (int64_t k = 0; k < num_columns; ++k)
       columns_.push_back(column(rows[k], k, start.defined()));
   }
