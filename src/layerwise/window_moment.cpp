@@ -2,11 +2,9 @@
 
 #include <algorithm>
 
-#include <ATen/ops/cat.h>
-#include <ATen/ops/convolution_backward.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include "layerwise/autocorrelation.hpp"
 #include "layerwise/gram.hpp"
 
 namespace curvature::detail {
@@ -20,9 +18,6 @@ constexpr double kHalf = 0.6;   // a product of which half is wanted, against al
 
 /// Convolutions of fewer channels are slow.
 constexpr int64_t kFewestChannels = 16;
-
-/// The convolution adds up pixels one after the other: more at once lose digits.
-constexpr int64_t kMostPixels = 1024;
 
 struct Range {
   int64_t begin, end;
@@ -106,42 +101,17 @@ class Geometry {
   Shape size_;
 };
 
-/// sum_o x_c[o] x_c2[o + s d] for all distances -K < s < K on each axis: `[C, C2, 2 K - 1...]`.
-at::Tensor autocorrelation(const at::Tensor& x, const Convolution& convolution) {
-  const size_t axes = convolution.axes();
-  const Shape ones(axes, 1), zeros(axes, 0);
-  // Of s and -s one is enough; so the first axis has the distances from zero on.
-  Shape shape = {x.size(1), x.size(1)}, padding;
-  for (size_t axis = 0; axis < axes; ++axis) {
-    shape.push_back((axis == 0 ? 1 : 2) * convolution.kernel[axis] - (axis == 0 ? 0 : 1));
-    padding.push_back(axis == 0 ? 0 : convolution.reach(axis));
-  }
-  Shape below = zeros;
-  below[0] = convolution.reach(0);
-  const at::Tensor weight = at::empty(shape, x.options()), padded = pad(x, zeros, below);
-  const int64_t pixels = std::max<int64_t>(1, x.numel() / (x.size(0) * x.size(1)));
-  const int64_t examples = std::max<int64_t>(1, kMostPixels / pixels);
-  at::Tensor half;
-  for (int64_t n = 0; n < x.size(0); n += examples) {
-    const int64_t count = std::min(examples, x.size(0) - n);
-    const at::Tensor sum = std::get<1>(
-        at::convolution_backward(x.narrow(0, n, count), padded.narrow(0, n, count), weight,
-                                 at::OptionalIntArrayRef(), ones, padding, convolution.dilation,
-                                 /*transposed=*/false, zeros, /*groups=*/1, {false, true, false}));
-    half = half.defined() ? half.add_(sum) : sum;
-  }
-  Shape flipped_axes;
-  for (size_t axis = 0; axis < axes; ++axis) flipped_axes.push_back(static_cast<int64_t>(axis) + 2);
-  const at::Tensor negative =
-      half.narrow(2, 1, convolution.kernel[0] - 1).transpose(0, 1).flip(flipped_axes);
-  return at::cat({negative, half}, 2);
-}
+/// Where two entries of a kernel find their distance in an autocorrelation.
+struct Distance {
+  bool is_swapped;  ///< it is that of the channels the other way round
+  int64_t index;
+};
 
-/// Where entries k and k2 find their distance in an autocorrelation `[K, K]`, counting from the end
-/// of the first axis to the last.
-std::vector<int64_t> distances_of(const Geometry& geometry) {
+/// The distances k2 - k of all entries k and k2, `[K, K]`.
+std::vector<Distance> distances_of(const Geometry& geometry) {
+  // First as if those of both signs were there on the first axis too.
   std::vector<int64_t> found = {0};
-  int64_t size = 1;
+  int64_t size = 1, all = 1;
   for (size_t axis = 0; axis < geometry.axes(); ++axis) {
     const int64_t kernel = geometry.kernel(axis);
     std::vector<int64_t> next;
@@ -153,14 +123,21 @@ std::vector<int64_t> distances_of(const Geometry& geometry) {
     }
     found = std::move(next);
     size *= kernel;
+    all *= 2 * kernel - 1;
   }
-  return found;
+  const int64_t first = all / (2 * geometry.kernel(0) - 1) * (geometry.kernel(0) - 1);
+  std::vector<Distance> distances;
+  for (const int64_t at : found) {
+    const bool is_swapped = at < first;
+    distances.push_back({is_swapped, (is_swapped ? all - 1 - at : at) - first});
+  }
+  return distances;
 }
 
 /// Adds the autocorrelation at distance k2 - k to the entries (c, k; c2, k2) of the blocks c2 <= c.
 template <class Scalar>
 void add_toeplitz(const at::Tensor& correlation, const Geometry& geometry, at::Tensor& second) {
-  const std::vector<int64_t> distances = distances_of(geometry);
+  const std::vector<Distance> distances = distances_of(geometry);
   const int64_t channels = correlation.size(0), kernel = second.size(0) / channels;
   const int64_t size = correlation.numel() / (channels * channels);
   const Scalar* from = correlation.const_data_ptr<Scalar>();
@@ -168,10 +145,14 @@ void add_toeplitz(const at::Tensor& correlation, const Geometry& geometry, at::T
   for (int64_t c = 0; c < channels; ++c) {
     for (int64_t k = 0; k < kernel; ++k) {
       Scalar* row = to + (c * kernel + k) * second.stride(0);
-      const int64_t* const distance = distances.data() + k * kernel;
+      const Distance* const distance = distances.data() + k * kernel;
       for (int64_t c2 = 0; c2 <= c; ++c2) {
         const Scalar* const of_pair = from + (c * channels + c2) * size;
-        for (int64_t k2 = 0; k2 < kernel; ++k2) *row++ += of_pair[distance[k2]];
+        const Scalar* const of_swapped = from + (c2 * channels + c) * size;
+        for (int64_t k2 = 0; k2 < kernel; ++k2) {
+          const auto [is_swapped, index] = distance[k2];
+          *row++ += (is_swapped ? of_swapped : of_pair)[index];
+        }
       }
     }
   }
@@ -238,17 +219,14 @@ bool is_cheaper(const WindowedImage& image) {
   const Geometry geometry(image.shape, image.convolution);
   const auto examples = static_cast<double>(image.shape[0]),
              channels = static_cast<double>(image.shape[1]);
-  double pixels = examples, rows = examples, kernel = 1, distances = 1;
+  double rows = examples, kernel = 1;
   for (size_t axis = 0; axis < geometry.axes(); ++axis) {
-    const auto size = static_cast<double>(geometry.kernel(axis));
-    pixels *= static_cast<double>(image.shape[axis + 2]);
     rows *= static_cast<double>(geometry.outputs(axis).size());
-    kernel *= size;
-    distances *= axis == 0 ? size : 2 * size - 1;
+    kernel *= static_cast<double>(geometry.kernel(axis));
   }
   const double columns = channels * kernel;
   double cost =
-      pixels * channels * (2 * kCopy + distances * channels) + kCopy * columns * columns + kCall;
+      autocorrelation_cost(image.shape, image.convolution) + kCopy * columns * columns + kCall;
   for (const Box& box : geometry.border()) {
     double box_rows = examples, box_columns = channels;
     for (size_t axis = 0; axis < geometry.axes(); ++axis) {
