@@ -1,6 +1,7 @@
 #include "operators/definite_inverse.hpp"
 
 #include <algorithm>
+#include <vector>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cholesky_inverse.h>
@@ -14,46 +15,52 @@
 namespace curvature::detail {
 namespace {
 
-/// The Cholesky factor in the lower triangle, with rubbish above it; nothing if there is none.
-std::optional<at::Tensor> cholesky_by_blocks(const at::Tensor& matrix, int64_t block) {
+/// Of L L^T = A: what is below the diagonal blocks of L, and the inverses of these.
+struct BlockCholesky {
+  at::Tensor factor;  ///< `[n, n]`; on and above the diagonal blocks it holds no meaning
+  std::vector<at::Tensor> inverses;  ///< lower triangular
+};
+
+/// Nothing if the matrix is not positive definite.
+std::optional<BlockCholesky> cholesky_by_blocks(const at::Tensor& matrix, int64_t block) {
   const int64_t n = matrix.size(0);
-  at::Tensor factor = matrix.clone(at::MemoryFormat::Contiguous);
+  BlockCholesky result{.factor = matrix.clone(at::MemoryFormat::Contiguous), .inverses = {}};
+  const at::Tensor identity = at::eye(block, matrix.options());
   for (int64_t begin = 0; begin < n; begin += block) {
     const int64_t count = std::min(block, n - begin), below = n - begin - count;
-    at::Tensor columns = factor.narrow(0, begin, n - begin).narrow(1, begin, count);
+    const at::Tensor rows = result.factor.narrow(0, begin, n - begin);
+    at::Tensor columns = rows.narrow(1, begin, count);
     if (begin > 0) {
-      const at::Tensor left = factor.narrow(0, begin, n - begin).narrow(1, 0, begin);
+      const at::Tensor left = rows.narrow(1, 0, begin);
       columns.sub_(matrix_product(left, left.narrow(0, 0, count).t()));
     }
-    at::Tensor corner = columns.narrow(0, 0, count);
-    const auto [root, failure] = at::linalg_cholesky_ex(corner);
+    const auto [root, failure] = at::linalg_cholesky_ex(columns.narrow(0, 0, count));
     if (failure.item<int64_t>() != 0) return std::nullopt;
-    corner.copy_(root);
+    result.inverses.push_back(at::linalg_solve_triangular(
+        root, identity.narrow(0, 0, count).narrow(1, 0, count), /*upper=*/false));
     if (below == 0) break;
     at::Tensor rest = columns.narrow(0, count, below);
-    rest.copy_(at::linalg_solve_triangular(root.t(), rest, /*upper=*/true, /*left=*/false));
+    rest.copy_(matrix_product(rest, result.inverses.back().t()));
   }
-  return factor;
+  return result;
 }
 
 }  // namespace
 
 std::optional<at::Tensor> definite_inverse_by_blocks(const at::Tensor& matrix, int64_t block) {
-  const std::optional<at::Tensor> factor = cholesky_by_blocks(matrix, block);
-  if (!factor) return std::nullopt;
+  const std::optional<BlockCholesky> cholesky = cholesky_by_blocks(matrix, block);
+  if (!cholesky) return std::nullopt;
   const int64_t n = matrix.size(0);
-  at::Tensor inverse = at::empty_like(*factor);
+  at::Tensor inverse = at::empty_like(cholesky->factor);
   // With the factor [L 0; M N] and X the inverse of N N^T the whole inverse is
   // [L^-T L^-1 + W^T X W, -W^T X; -X W, X], W = M L^-1.
   for (int64_t begin = (n - 1) / block * block; begin >= 0; begin -= block) {
     const int64_t count = std::min(block, n - begin), end = begin + count, after = n - end;
-    const at::Tensor root = factor->narrow(0, begin, count).narrow(1, begin, count);
-    const at::Tensor root_inverse =
-        at::linalg_solve_triangular(root, at::eye(count, matrix.options()), /*upper=*/false);
-    at::Tensor corner = root_inverse.t().mm(root_inverse);
+    const at::Tensor& root_inverse = cholesky->inverses[static_cast<size_t>(begin / block)];
+    at::Tensor corner = matrix_product(root_inverse.t(), root_inverse);
     if (after > 0) {
-      const at::Tensor w =
-          matrix_product(factor->narrow(0, end, after).narrow(1, begin, count), root_inverse);
+      const at::Tensor w = matrix_product(
+          cholesky->factor.narrow(0, end, after).narrow(1, begin, count), root_inverse);
       const at::Tensor xw = matrix_product(inverse.narrow(0, end, after).narrow(1, end, after), w);
       inverse.narrow(0, end, after).narrow(1, begin, count).copy_(xw).neg_();
       inverse.narrow(0, begin, count).narrow(1, end, after).copy_(xw.t()).neg_();
@@ -67,7 +74,7 @@ std::optional<at::Tensor> definite_inverse_by_blocks(const at::Tensor& matrix, i
 std::optional<at::Tensor> definite_inverse(const at::Tensor& matrix) {
   // Measured: larger blocks leave more to LAPACK, with smaller ones products run more slowly. The
   // gain comes from oneDNN: without it there is none.
-  constexpr int64_t kSmallest = 768, kSmallestBlock = 192, kLargestBlock = 384, kBlocks = 12;
+  constexpr int64_t kSmallest = 384, kSmallestBlock = 96, kLargestBlock = 192, kBlocks = 24;
   const int64_t n = matrix.size(0);
   if (n >= kSmallest && is_for_one_dnn(matrix, matrix)) {
     return definite_inverse_by_blocks(matrix,
