@@ -20,12 +20,15 @@ if(CURVATURE_BUILD_TOOL)
 endif()
 unset(CMAKE_FIND_PACKAGE_TARGETS_GLOBAL)
 
-# Programs allocate by tcmalloc where it is installed: kept graphs between passing tensors leave
-# holes in glibc's heap, or pages to be cleared anew at every product. Sanitizers bring their own.
+# Programs allocate by tcmalloc where it is installed (-D CURVATURE_TCMALLOC_LIBRARY=OFF: not): kept
+# graphs between passing tensors leave holes in glibc's heap, or pages to be cleared anew at every
+# product. Elsewhere glibc keeps its pages at least. Sanitizers bring an allocator of their own.
 add_library(curvature_allocator INTERFACE)
 find_library(CURVATURE_TCMALLOC_LIBRARY tcmalloc_minimal)
 mark_as_advanced(CURVATURE_TCMALLOC_LIBRARY)
 if(CURVATURE_TCMALLOC_LIBRARY AND NOT CURVATURE_SANITIZE)
   target_link_libraries(curvature_allocator INTERFACE
     "-Wl,--push-state,--no-as-needed,${CURVATURE_TCMALLOC_LIBRARY},--pop-state")
+elseif(NOT CURVATURE_SANITIZE)
+  target_sources(curvature_allocator INTERFACE "${CMAKE_CURRENT_LIST_DIR}/keep_pages.cpp")
 endif()

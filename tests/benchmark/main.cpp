@@ -1,8 +1,6 @@
 // Times curvature computations on workloads exported as TorchScript: DIR/NAME/{model.pt,
 // inputs.npy, targets.npy}, mean cross-entropy with the classes last, all data in one batch.
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <map>
@@ -160,10 +158,6 @@ void run(Options options) {
 }  // namespace
 
 int main(int argc, char* argv[]) {
-  // As the tool does: what a product frees would come back from the system as pages to be cleared.
-  constexpr int kGibibyte = 1 << 30;
-  mallopt(M_MMAP_THRESHOLD, kGibibyte);
-  mallopt(M_TRIM_THRESHOLD, kGibibyte);
   Options options;
   CLI::App app("Times curvature computations on exported workloads");
   app.add_option("DIR", options.folder, "folder of workloads")

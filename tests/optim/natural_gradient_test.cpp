@@ -1,19 +1,13 @@
-#include <torch/torch.h>
-
+// Natural gradients by layers; the laws, steps, dampings and errors that all of them share.
 #include <boost/test/unit_test.hpp>
 
 #include <cmath>
-#include <functional>
-#include <map>
-#include <set>
 
 #include <curvature/core/error.hpp>
 #include <curvature/layerwise/kfac_estimator.hpp>
 #include <curvature/matrix_free/ggn.hpp>
-#include <curvature/operators/algebra.hpp>
-#include <curvature/optim/natural_gradient.hpp>
 
-#include "optim/small_problems.hpp"
+#include "optim/natural_gradient.hpp"
 #include "support/optimizer_laws.hpp"
 
 using namespace curvature;
@@ -23,62 +17,6 @@ using namespace curvature::testing;
 BOOST_AUTO_TEST_SUITE(natural_gradient_test)
 
 namespace {
-
-/// The preconditioned gradient itself, whole.
-NaturalGradientOptions plain(double damping = 0.1) {
-  return {.learning_rate = 1,
-          .momentum = 0,
-          .step_size = StepSize::kFixed,
-          .damping = damping,
-          .fisher = Fisher::kType2};
-}
-
-at::Tensor moved_by(Minimizer& minimizer, const EmpiricalRisk& risk, StepReport* report = nullptr) {
-  const at::Tensor before = parameters_of(risk);
-  const StepReport seen = minimizer.step(risk);
-  if (report != nullptr) *report = seen;
-  return parameters_of(risk) - before;
-}
-
-at::Tensor first_step(const EmpiricalRisk& risk, const NaturalGradientOptions& options) {
-  return moved_by(*natural_gradient(risk, options), risk);
-}
-
-/// -(damped curvature + weight decay)^-1 g, all dense.
-at::Tensor dense_step(const EmpiricalRisk& risk, const OperatorPtr& damped_curvature) {
-  const at::Tensor a = materialize(*damped_curvature);
-  return -at::linalg_solve(a, gradient_of(risk));
-}
-
-at::Tensor eye_of(const at::Tensor& a) { return at::eye(a.size(0), a.options()); }
-
-/// The batches of `count` of a risk's nine examples, all that there are.
-std::vector<EmpiricalRisk> parts_of(const EmpiricalRisk& risk, int64_t count) {
-  const Batch all = risk.data().batch(0);
-  std::vector<EmpiricalRisk> parts;
-  for (int64_t mask = 0; mask < 512; ++mask) {
-    std::vector<int64_t> chosen;
-    for (int64_t n = 0; n < 9; ++n) {
-      if (((mask >> n) & 1) != 0) chosen.push_back(n);
-    }
-    if (static_cast<int64_t>(chosen.size()) != count) continue;
-    const at::Tensor rows = at::tensor(chosen).to(all.targets.device());
-    parts.push_back(risk.with_data(tensor_dataset({all.inputs[0].index_select(0, rows)},
-                                                  all.targets.index_select(0, rows), count)));
-  }
-  return parts;
-}
-
-/// The only one of the parts whose step is this one.
-size_t part_that_explains(const at::Tensor& step, const std::vector<EmpiricalRisk>& parts,
-                          const std::function<at::Tensor(const EmpiricalRisk&)>& step_of) {
-  std::vector<size_t> found;
-  for (size_t i = 0; i < parts.size(); ++i) {
-    if (at::allclose(step_of(parts[i]), step, 1e-8, 1e-12)) found.push_back(i);
-  }
-  BOOST_TEST_REQUIRE(found.size() == 1u);
-  return found.front();
-}
 
 EmpiricalRisk one_layer(RiskOptions options = {}) {
   return regression(seeded(torch::nn::Sequential(torch::nn::Linear(3, 2)), 5), std::move(options));
@@ -169,82 +107,6 @@ BOOST_AUTO_TEST_CASE(every_curvature_and_damping_is_the_operators_own) {
   options.curvature = FisherApproximation::kKfoc;
   const at::Tensor by_kfoc = dense_step(second, shifted(kfoc(second), 0.1));
   BOOST_TEST(close(first_step(second, options), by_kfoc, {1e-7}));
-}
-
-BOOST_AUTO_TEST_CASE(the_whole_matrix_is_inverted_in_the_space_of_the_data) {
-  // Three weighted examples, one of them without weight: 6 residuals, 26 parameters.
-  const auto risk_of = [] {
-    const EmpiricalRisk all = regression(two_layers(false), {.weight_decay = 0.02});
-    Batch batch = all.data().batch(0);
-    batch.inputs[0] = batch.inputs[0].narrow(0, 0, 4);
-    batch.targets = batch.targets.narrow(0, 0, 4);
-    batch.weights = at::tensor({0.5, 2.0, 0.0, 1.0}, batch.targets.options());
-    return all.with_data(batch_dataset({batch}));
-  };
-  const auto check = [&](Fisher fisher, const OperatorPtr& curvature, double damping) {
-    const EmpiricalRisk risk = risk_of();
-    NaturalGradientOptions options = plain(0.1);
-    options.curvature = FisherApproximation::kFull;
-    options.fisher = fisher;
-    options.mc_samples = 3;
-    const auto minimizer = natural_gradient(risk, options);
-    BOOST_TEST(close(moved_by(*minimizer, risk), dense_step(risk_of(), shifted(curvature, damping)),
-                     {1e-9}));
-  };
-  const EmpiricalRisk risk = risk_of();
-  check(Fisher::kType2, ggn(risk), 0.1);
-  check(Fisher::kEmpirical, empirical_fisher(risk), 0.1 + 0.02);  // which has no weight decay
-  check(Fisher::kMonteCarlo, ggn_mc(risk, {.samples = 3, .random = RandomSource().derive(0)}), 0.1);
-}
-
-BOOST_AUTO_TEST_CASE(trajectories_of_the_whole_matrix_are_those_of_dense_solutions) {
-  for (const DampingRule rule : {DampingRule::kConstant, DampingRule::kNielsen}) {
-    const EmpiricalRisk risk = regression(two_layers(false), {.weight_decay = 0.02});
-    NaturalGradientOptions options = plain(0.3);
-    options.curvature = FisherApproximation::kFull;
-    options.damping_rule = rule;
-    options.damping_interval = 2;
-    const auto minimizer = natural_gradient(risk, options);
-    double first_damping = 0, last_damping = 0;
-    for (int step = 0; step < 8; ++step) {
-      const at::Tensor matrix = materialize(*ggn(risk)), g = gradient_of(risk);
-      StepReport report;
-      const at::Tensor delta = moved_by(*minimizer, risk, &report);
-      const at::Tensor expected = -at::linalg_solve(matrix + *report.damping * eye_of(matrix), g);
-      BOOST_TEST(close(delta, expected, {1e-9}));
-      if (step == 0) first_damping = *report.damping;
-      last_damping = *report.damping;
-    }
-    BOOST_TEST((first_damping == last_damping) == (rule == DampingRule::kConstant));
-  }
-}
-
-BOOST_AUTO_TEST_CASE(damping_of_the_whole_matrix_can_be_relative) {
-  const EmpiricalRisk risk = regression(two_layers(false), {.weight_decay = 0.02});
-  const double mean = (*ggn_diagonal(risk)->trace()) / 26 - 0.02;
-  NaturalGradientOptions options = plain(0.1);
-  options.curvature = FisherApproximation::kFull;
-  options.relative_damping = true;
-  const at::Tensor expected = dense_step(risk, shifted(ggn(risk), 0.1 * mean));
-  BOOST_TEST(close(first_step(risk, options), expected, {1e-9}));
-}
-
-BOOST_AUTO_TEST_CASE(draws_of_the_whole_matrix_differ_from_step_to_step) {
-  const EmpiricalRisk risk = regression(two_layers(false));
-  NaturalGradientOptions options = plain();
-  options.curvature = FisherApproximation::kFull;
-  options.fisher = Fisher::kMonteCarlo;
-  options.learning_rate = 0;  // stays where it is, so that directions can be told by their length
-  const auto minimizer = natural_gradient(risk, options);
-  options.learning_rate = 1;
-  const auto direction_of = [&](uint64_t step) {
-    return dense_step(risk, shifted(ggn_mc(risk, {.random = RandomSource().derive(step)}), 0.1));
-  };
-  minimizer->step(risk);
-  minimizer->set_learning_rate(1);
-  const at::Tensor expected = direction_of(1);
-  BOOST_TEST(!at::allclose(direction_of(0), expected));
-  BOOST_TEST(close(moved_by(*minimizer, risk), expected, {1e-9}));
 }
 
 BOOST_AUTO_TEST_CASE(weight_decay_adds_to_the_damping) {
@@ -475,129 +337,6 @@ BOOST_AUTO_TEST_CASE(the_damping_of_the_factors_is_searched) {
   BOOST_TEST((std::abs(searched / (0.05 * ratio) - 1) < 1e-12 ||
               std::abs(searched / (0.05 / ratio) - 1) < 1e-12));
   BOOST_TEST(with < without);
-}
-
-BOOST_AUTO_TEST_CASE(statistics_of_a_part_are_those_of_its_examples) {
-  // Nine examples, a third of them, rounded up; the gradient is that of all.
-  using Make = std::function<OperatorPtr(const EmpiricalRisk&)>;
-  const std::vector<std::pair<FisherApproximation, Make>> curvatures = {
-      {FisherApproximation::kKfac, [](const EmpiricalRisk& part) { return kfac(part); }},
-      {FisherApproximation::kEkfac, [](const EmpiricalRisk& part) { return ekfac(part); }},
-      {FisherApproximation::kFull, [](const EmpiricalRisk& part) { return ggn(part); }}};
-  for (const Reduction reduction : {Reduction::kMean, Reduction::kSum}) {
-    const double scale = reduction == Reduction::kSum ? 3 : 1;
-    for (const auto& [curvature, make] : curvatures) {
-      std::set<size_t> chosen;
-      for (const uint64_t seed : {1, 2, 3}) {
-        const EmpiricalRisk risk = regression(two_layers(false), {.reduction = reduction});
-        const at::Tensor g = gradient_of(risk);
-        const std::vector<EmpiricalRisk> parts = parts_of(risk, 3);
-        std::map<const void*, at::Tensor> step_of;
-        for (const EmpiricalRisk& part : parts) {
-          const at::Tensor matrix = scale * materialize(*make(part));
-          step_of[&part] = -at::linalg_solve(matrix + 0.1 * eye_of(matrix), g);
-        }
-        NaturalGradientOptions options = plain();
-        options.curvature = curvature;
-        options.statistics_fraction = 0.3;
-        options.random = RandomSource(seed);
-        const at::Tensor step = first_step(risk, options);
-        chosen.insert(part_that_explains(
-            step, parts, [&](const EmpiricalRisk& part) { return step_of.at(&part); }));
-      }
-      BOOST_TEST(chosen.size() > 1u);
-    }
-  }
-}
-
-BOOST_AUTO_TEST_CASE(kfoc_of_a_part_is_scaled_like_a_sum) {
-  const EmpiricalRisk risk = regression(two_layers(false), {.reduction = Reduction::kSum});
-  const at::Tensor g = gradient_of(risk);
-  const std::vector<EmpiricalRisk> parts = parts_of(risk, 8);
-  std::map<const void*, at::Tensor> step_of;
-  for (const EmpiricalRisk& part : parts) {
-    const at::Tensor matrix = 9.0 / 8 * materialize(*kfoc(part));
-    step_of[&part] = -at::linalg_solve(matrix + 0.1 * eye_of(matrix), g);
-  }
-  NaturalGradientOptions options = plain();
-  options.curvature = FisherApproximation::kKfoc;
-  options.statistics_fraction = 0.85;
-  const at::Tensor step = first_step(risk, options);
-  part_that_explains(step, parts, [&](const EmpiricalRisk& part) { return step_of.at(&part); });
-}
-
-BOOST_AUTO_TEST_CASE(the_model_of_a_part_is_that_of_its_examples) {
-  for (const Reduction reduction : {Reduction::kMean, Reduction::kSum}) {
-    const double scale = reduction == Reduction::kSum ? 9.0 / 2 : 1, decay = 0.02, damping = 0.05;
-    const EmpiricalRisk risk =
-        regression(two_layers(false), {.reduction = reduction, .weight_decay = decay});
-    const at::Tensor g = gradient_of(risk);
-    const at::Tensor direction = dense_step(risk, shifted(kfac(risk), damping + decay));
-    const std::vector<EmpiricalRisk> parts = parts_of(risk, 2);
-    std::map<const void*, at::Tensor> step_of;
-    for (const EmpiricalRisk& part : parts) {
-      const at::Tensor with_decay = materialize(*ggn(part));
-      const at::Tensor matrix = scale * (with_decay - decay * eye_of(with_decay));
-      const double curvature = direction.dot(matrix.mv(direction)).item<double>() +
-                               (decay + damping) * direction.dot(direction).item<double>();
-      step_of[&part] = -direction.dot(g).item<double>() / curvature * direction;
-    }
-    NaturalGradientOptions options = plain(damping);
-    options.step_size = StepSize::kQuadraticModel;
-    options.model_fraction = 0.2;
-    const at::Tensor step = first_step(risk, options);
-    part_that_explains(step, parts, [&](const EmpiricalRisk& part) { return step_of.at(&part); });
-  }
-}
-
-BOOST_AUTO_TEST_CASE(parts_are_drawn_anew_and_all_of_a_batch_is_no_part) {
-  const auto trajectory = [](double statistics, double model, Fisher fisher) {
-    const EmpiricalRisk risk = regression(two_layers(false));
-    NaturalGradientOptions options = plain(0.5);
-    options.step_size = StepSize::kQuadraticModel;
-    options.damping_rule = DampingRule::kLevenbergMarquardt;
-    options.damping_interval = 2;
-    options.fisher = fisher;
-    options.statistics_fraction = statistics;
-    options.model_fraction = model;
-    const auto minimizer = natural_gradient(risk, options);
-    for (int step = 0; step < 5; ++step) minimizer->step(risk);
-    return parameters_of(risk);
-  };
-  for (const Fisher fisher : {Fisher::kType2, Fisher::kMonteCarlo}) {
-    const at::Tensor whole = trajectory(1, 1, fisher);
-    BOOST_TEST(at::equal(trajectory(0.99, 0.99, fisher), whole));  // rounded up to nine of nine
-    BOOST_TEST(!at::allclose(trajectory(0.5, 1, fisher), whole));
-    BOOST_TEST(!at::allclose(trajectory(1, 0.5, fisher), whole));
-    BOOST_TEST(at::equal(trajectory(0.5, 0.25, fisher), trajectory(0.5, 0.25, fisher)));
-  }
-  // The same point, another step, other examples.
-  const EmpiricalRisk risk = regression(two_layers(false));
-  NaturalGradientOptions options = plain();
-  options.curvature = FisherApproximation::kFull;
-  options.statistics_fraction = 0.3;
-  const at::Tensor first = first_step(regression(two_layers(false)), options);
-  options.learning_rate = 0;
-  const auto minimizer = natural_gradient(risk, options);
-  minimizer->step(risk);
-  minimizer->set_learning_rate(1);
-  BOOST_TEST(!at::allclose(moved_by(*minimizer, risk), first));
-}
-
-BOOST_AUTO_TEST_CASE(steps_from_parts_are_a_minimizer) {
-  check_minimizer_laws(
-      [](const EmpiricalRisk& risk) {
-        return natural_gradient(risk, {.learning_rate = 1,
-                                       .step_size = StepSize::kQuadraticModel,
-                                       .damping = 1,
-                                       .damping_rule = DampingRule::kLevenbergMarquardt,
-                                       .damping_interval = 2,
-                                       .reject_increase = true,
-                                       .statistics_fraction = 0.5,
-                                       .model_fraction = 0.75,
-                                       .refresh_interval = 3});
-      },
-      {.steps = 100});
 }
 
 BOOST_AUTO_TEST_CASE(parameters_without_a_rule_follow_the_fallback) {

@@ -6,8 +6,7 @@
 #include <curvature/optim/variational.hpp>
 
 #include "cli/optimizers/families.hpp"
-#include "cli/optimizers/shell.hpp"
-#include "cli/optimizers/words.hpp"
+#include "cli/optimizers/fields.hpp"
 #include "core/check.hpp"
 
 namespace curvature::cli {
@@ -15,6 +14,7 @@ namespace {
 
 using optim::DampingRule;
 using optim::FisherApproximation;
+using optim::NaturalGradientOptions;
 using optim::StepSize;
 
 const Words<Fisher> kFishers = {{"mc", Fisher::kMonteCarlo},
@@ -50,23 +50,178 @@ const Words<std::optional<at::ScalarType>> kStateTypes = {{"parameters", std::nu
                                                           {"float64", at::kDouble},
                                                           {"bfloat16", at::kBFloat16}};
 
-using Maker = std::function<std::unique_ptr<optim::Minimizer>(
-    const EmpiricalRisk&, const OptionValues&, const OptimizerContext&)>;
-
-OptimizerEntry entry(std::string name, std::string description, OptimizerOptions options,
-                     Maker maker) {
-  options.push_back(
+/// An optimizer that needs the model, from where its options start.
+template <class Options>
+OptimizerEntry entry(std::string name, std::string description, const Fields<Options>& fields,
+                     std::unique_ptr<optim::Minimizer> (*make)(const EmpiricalRisk&,
+                                                               const Options&),
+                     const Options& start = {}) {
+  std::vector<OptimizerOption> listed;
+  for (const Field<Options>& field : fields) listed.push_back(field.option);
+  listed.push_back(
       number_option("weight_decay", 0, "half of it times the squared norm is added to the loss"));
+  const auto from_risk = [fields, make, start](const EmpiricalRisk& risk,
+                                               const OptionValues& values,
+                                               const OptimizerContext& context) {
+    Options options = start;
+    for (const Field<Options>& field : fields) field.read(options, values, context);
+    if constexpr (requires { options.random; }) options.random = context.random;
+    return make(risk, options);
+  };
   return {.name = std::move(name),
           .description = std::move(description),
-          .options = std::move(options),
-          .from_risk = std::move(maker)};
+          .options = std::move(listed),
+          .from_risk = from_risk};
 }
 
-/// The curvature of a quadratic model: `ggn` or `hessian`, in either order.
-OptimizerOption curvature_option(const std::string& first) {
-  return first == "ggn" ? choice_option("curvature", {"ggn", "hessian"}, "of the quadratic model")
-                        : choice_option("curvature", {"hessian", "ggn"}, "of the quadratic model");
+/// Of those that follow directions with a momentum.
+template <class Options>
+Fields<Options> direction_fields(const std::string& momentum) {
+  return {number(&Options::learning_rate, "learning_rate", "what directions are multiplied by"),
+          number(&Options::momentum, "momentum", momentum)};
+}
+
+template <class Options>
+Field<Options> damping_field() {
+  return number(&Options::damping, "damping", "added to the curvature");
+}
+
+template <class Options>
+Field<Options> draws_field() {
+  return integer(&Options::mc_samples, "mc_samples", "draws per loss term");
+}
+
+template <class Options>
+Field<Options> fisher_field(const Words<Fisher>& words) {
+  return word(&Options::fisher, "fisher", words, "which vectors are backpropagated");
+}
+
+template <class Options>
+Field<Options> sharing_field() {
+  return word(&Options::weight_sharing, "weight_sharing", kSharings,
+              "positions count alone, or are summed");
+}
+
+template <class Options>
+Field<Options> separate_bias_field() {
+  return flag(&Options::separate_bias, "separate_bias", "a bias has a block of its own");
+}
+
+template <class Options>
+Field<Options> fallback_field() {
+  return word(&Options::fallback, "fallback", kFallbacks,
+              "for parameters that no layer rule covers");
+}
+
+/// Of those with statistics of layers.
+template <class Options>
+Fields<Options> layer_fields() {
+  return {fisher_field<Options>(kFishers),
+          sharing_field<Options>(),
+          fallback_field<Options>(),
+          integer(&Options::refresh_interval, "refresh_interval", "steps between inverses"),
+          integer(&Options::statistics_interval, "statistics_interval",
+                  "steps between updates of the statistics"),
+          number(&Options::decay, "statistics_decay", "of earlier statistics")};
+}
+
+/// Of every natural gradient.
+Fields<NaturalGradientOptions> natural_gradient_fields() {
+  using Options = NaturalGradientOptions;
+  return joined(
+      {direction_fields<Options>("of the last update"),
+       {damping_field<Options>(),
+        flag(&Options::relative_damping, "relative_damping",
+             "in units of a block's mean eigenvalue"),
+        word(&Options::damping_rule, "damping_rule", kJudged, "how it is adapted"),
+        integer(&Options::damping_interval, "damping_interval", "steps between adaptations"),
+        word(&Options::step_size, "step_size", kStepSizes, "how far a step goes"),
+        number(&Options::norm_constraint, "norm_constraint", "bound of a step's squared length"),
+        number(&Options::trust_radius, "trust_radius", "bound of its KL divergence"),
+        flag(&Options::reject_increase, "reject_increase",
+             "a step that raises the loss is not taken"),
+        number(&Options::statistics_fraction, "statistics_fraction",
+               "of a batch from which statistics are taken"),
+        number(&Options::model_fraction, "model_fraction",
+               "of a batch from which the exact model is taken"),
+        draws_field<Options>()}});
+}
+
+OptimizerEntry layerwise_entry(const std::string& name, const std::string& description,
+                               FisherApproximation curvature) {
+  using Options = NaturalGradientOptions;
+  return entry(name, description,
+               joined({natural_gradient_fields(),
+                       {word(&Options::damping_kind, "damping_kind", kDampingKinds,
+                             "how it is added to Kronecker products"),
+                        separate_bias_field<Options>()},
+                       layer_fields<Options>()}),
+               optim::natural_gradient, {.curvature = curvature});
+}
+
+/// The exact matrix first.
+const Words<Fisher> kFullFishers = {
+    {"type-2", Fisher::kType2}, {"mc", Fisher::kMonteCarlo}, {"empirical", Fisher::kEmpirical}};
+
+OptimizerEntry full_natural_gradient_entry() {
+  return entry("natural-gradient",
+               "the whole matrix of the batch, inverted in the space of its data",
+               joined({natural_gradient_fields(),
+                       {word(&NaturalGradientOptions::fisher, "fisher", kFullFishers,
+                             "GGN, sampled GGN or empirical Fisher")}}),
+               optim::natural_gradient, {.curvature = FisherApproximation::kFull});
+}
+
+/// The published default first.
+const Words<Fisher> kSingdFishers = {{"empirical", Fisher::kEmpirical},
+                                     {"mc", Fisher::kMonteCarlo},
+                                     {"type-2", Fisher::kType2},
+                                     {"forward-only", Fisher::kForwardOnly}};
+
+Field<optim::SingdOptions> structure(optim::StructureOptions optim::SingdOptions::*member,
+                                     const std::string& name, const std::string& description) {
+  return {choice(name, kStructures, description),
+          [member, name](optim::SingdOptions& options, const OptionValues& values,
+                         const OptimizerContext&) {
+            (options.*member).kind = chosen(values, name, kStructures);
+          }};
+}
+
+OptimizerEntry singd_entry() {
+  using Options = optim::SingdOptions;
+  return entry(
+      "singd", "natural gradient that learns inverse Kronecker factors; no decomposition",
+      joined(
+          {direction_fields<Options>("weight of earlier directions"),
+           {damping_field<Options>(),
+            number(&Options::preconditioner_rate, "preconditioner_rate",
+                   "step size of the factors"),
+            word(&Options::rate_bound, "rate_bound", kRateBounds,
+                 "norm of a factor's direction that divides it above 1"),
+            number(&Options::alpha1, "alpha1", "decay of the factors' own directions"),
+            flag(&Options::kfac_like, "kfac_like",
+                 "the factors of a layer do not see each other (IKFAC)"),
+            integer(&Options::refresh_interval, "refresh_interval",
+                    "steps between updates of the factors"),
+            structure(&Options::input_structure, "input_structure", "of the factors of inputs"),
+            structure(&Options::output_structure, "output_structure", "of the factors of outputs"),
+            word(&Options::dtype, "dtype", kStateTypes, "of the factors"),
+            fisher_field<Options>(kSingdFishers), draws_field<Options>(), sharing_field<Options>(),
+            separate_bias_field<Options>(), fallback_field<Options>()}}),
+      optim::singd);
+}
+
+/// Of those that minimise a quadratic model.
+template <class Options>
+Field<Options> model_step_field() {
+  return number(&Options::learning_rate, "learning_rate", "part of the model's step that is taken");
+}
+
+/// Of those that do so by conjugate gradients.
+template <class Options>
+Fields<Options> newton_fields() {
+  return {model_step_field<Options>(),
+          integer(&Options::max_cg_iterations, "max_cg_iterations", "of a step")};
 }
 
 optim::CurvatureFunction curvature_of(const OptionValues& values, const OptimizerContext& context) {
@@ -77,284 +232,118 @@ optim::CurvatureFunction curvature_of(const OptionValues& values, const Optimize
   return [options](const EmpiricalRisk& batch) { return hessian(batch, options); };
 }
 
-OptimizerOptions newton_options() {
-  return {number_option("learning_rate", 1, "part of the model's step that is taken"),
-          integer_option("max_cg_iterations", 250, "of a step")};
-}
-
-OptimizerOptions layer_options() {
-  return {choice("fisher", kFishers, "which vectors are backpropagated"),
-          choice("weight_sharing", kSharings, "positions count alone, or are summed"),
-          choice("fallback", kFallbacks, "for parameters that no layer rule covers"),
-          integer_option("refresh_interval", 10, "steps between inverses"),
-          integer_option("statistics_interval", 1, "steps between updates of the statistics"),
-          number_option("statistics_decay", 0.95, "of earlier statistics")};
-}
-
-/// Of every natural gradient.
-OptimizerOptions natural_gradient_options() {
-  return {number_option("learning_rate", 0.1, "what directions are multiplied by"),
-          number_option("momentum", 0.9, "of the last update"),
-          number_option("damping", 1e-3, "added to the curvature"),
-          flag_option("relative_damping", false, "in units of a block's mean eigenvalue"),
-          choice("damping_rule", kJudged, "how it is adapted"),
-          integer_option("damping_interval", 5, "steps between adaptations"),
-          choice("step_size", kStepSizes, "how far a step goes"),
-          number_option("norm_constraint", 1e-3, "bound of a step's squared length"),
-          number_option("trust_radius", 1e-3, "bound of its KL divergence"),
-          flag_option("reject_increase", false, "a step that raises the loss is not taken"),
-          number_option("statistics_fraction", 1, "of a batch from which statistics are taken"),
-          number_option("model_fraction", 1, "of a batch from which the exact model is taken"),
-          integer_option("mc_samples", 1, "draws per loss term")};
-}
-
-optim::NaturalGradientOptions natural_gradient_of(const OptionValues& values,
-                                                  const OptimizerContext& context) {
-  return {.learning_rate = values.number("learning_rate"),
-          .momentum = values.number("momentum"),
-          .step_size = chosen(values, "step_size", kStepSizes),
-          .norm_constraint = values.number("norm_constraint"),
-          .trust_radius = values.number("trust_radius"),
-          .damping = values.number("damping"),
-          .relative_damping = values.flag("relative_damping"),
-          .damping_rule = chosen(values, "damping_rule", kJudged),
-          .damping_interval = values.integer("damping_interval"),
-          .reject_increase = values.flag("reject_increase"),
-          .statistics_fraction = values.number("statistics_fraction"),
-          .model_fraction = values.number("model_fraction"),
-          .fisher = chosen(values, "fisher", kFishers),
-          .mc_samples = values.integer("mc_samples"),
-          .random = context.random};
-}
-
-OptimizerEntry layerwise_entry(const std::string& name, const std::string& description,
-                               FisherApproximation curvature) {
-  return entry(
-      name, description,
-      joined({natural_gradient_options(),
-              {choice("damping_kind", kDampingKinds, "how it is added to Kronecker products"),
-               flag_option("separate_bias", false, "a bias has a block of its own")},
-              layer_options()}),
-      [curvature](const EmpiricalRisk& risk, const OptionValues& values,
-                  const OptimizerContext& context) {
-        optim::NaturalGradientOptions options = natural_gradient_of(values, context);
-        options.curvature = curvature;
-        options.damping_kind = chosen(values, "damping_kind", kDampingKinds);
-        options.decay = values.number("statistics_decay");
-        options.statistics_interval = values.integer("statistics_interval");
-        options.refresh_interval = values.integer("refresh_interval");
-        options.weight_sharing = chosen(values, "weight_sharing", kSharings);
-        options.separate_bias = values.flag("separate_bias");
-        options.fallback = chosen(values, "fallback", kFallbacks);
-        return optim::natural_gradient(risk, options);
-      });
-}
-
-/// The exact matrix first.
-const Words<Fisher> kFullFishers = {
-    {"type-2", Fisher::kType2}, {"mc", Fisher::kMonteCarlo}, {"empirical", Fisher::kEmpirical}};
-
-OptimizerEntry full_natural_gradient_entry() {
-  return entry(
-      "natural-gradient", "the whole matrix of the batch, inverted in the space of its data",
-      joined({natural_gradient_options(),
-              {choice("fisher", kFullFishers, "GGN, sampled GGN or empirical Fisher")}}),
-      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        optim::NaturalGradientOptions options = natural_gradient_of(values, context);
-        options.curvature = FisherApproximation::kFull;
-        return optim::natural_gradient(risk, options);
-      });
-}
-
-/// The published default first.
-const Words<Fisher> kSingdFishers = {{"empirical", Fisher::kEmpirical},
-                                     {"mc", Fisher::kMonteCarlo},
-                                     {"type-2", Fisher::kType2},
-                                     {"forward-only", Fisher::kForwardOnly}};
-
-OptimizerEntry singd_entry() {
-  return entry(
-      "singd", "natural gradient that learns inverse Kronecker factors; no decomposition",
-      {number_option("learning_rate", 1e-3, "what directions are multiplied by"),
-       number_option("momentum", 0.9, "weight of earlier directions"),
-       number_option("damping", 1e-3, "added to the curvature"),
-       number_option("preconditioner_rate", 0.01, "step size of the factors"),
-       choice("rate_bound", kRateBounds, "norm of a factor's direction that divides it above 1"),
-       number_option("alpha1", 0.5, "decay of the factors' own directions"),
-       flag_option("kfac_like", false, "the factors of a layer do not see each other (IKFAC)"),
-       integer_option("refresh_interval", 10, "steps between updates of the factors"),
-       choice("input_structure", kStructures, "of the factors of inputs"),
-       choice("output_structure", kStructures, "of the factors of outputs"),
-       choice("dtype", kStateTypes, "of the factors"),
-       choice("fisher", kSingdFishers, "which vectors are backpropagated"),
-       integer_option("mc_samples", 1, "draws per loss term"),
-       choice("weight_sharing", kSharings, "positions count alone, or are summed"),
-       flag_option("separate_bias", false, "a bias has a block of its own"),
-       choice("fallback", kFallbacks, "for parameters that no layer rule covers")},
-      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        return optim::singd(
-            risk, {.learning_rate = values.number("learning_rate"),
-                   .momentum = values.number("momentum"),
-                   .damping = values.number("damping"),
-                   .preconditioner_rate = values.number("preconditioner_rate"),
-                   .rate_bound = chosen(values, "rate_bound", kRateBounds),
-                   .alpha1 = values.number("alpha1"),
-                   .kfac_like = values.flag("kfac_like"),
-                   .refresh_interval = values.integer("refresh_interval"),
-                   .input_structure = {.kind = chosen(values, "input_structure", kStructures)},
-                   .output_structure = {.kind = chosen(values, "output_structure", kStructures)},
-                   .dtype = chosen(values, "dtype", kStateTypes),
-                   .fisher = chosen(values, "fisher", kSingdFishers),
-                   .mc_samples = values.integer("mc_samples"),
-                   .weight_sharing = chosen(values, "weight_sharing", kSharings),
-                   .separate_bias = values.flag("separate_bias"),
-                   .fallback = chosen(values, "fallback", kFallbacks),
-                   .random = context.random});
-      });
+/// The curvature of a quadratic model: `ggn` or `hessian`, in either order.
+template <class Options>
+Field<Options> curvature_field(const std::vector<std::string>& words) {
+  return {choice_option("curvature", words, "of the quadratic model"),
+          [](Options& options, const OptionValues& values, const OptimizerContext& context) {
+            options.curvature = curvature_of(values, context);
+          }};
 }
 
 OptimizerEntry hessian_free_entry() {
+  using Options = optim::HessianFreeOptions;
   return entry(
       "hessian-free", "GGN and truncated conjugate gradients, damping by Levenberg-Marquardt",
-      joined({newton_options(),
-              {number_option("damping", 1, "at the start"),
-               number_option("start_decay", 0.95, "part of the last solution to start from"),
-               number_option("preconditioner_exponent", 0.75, "of a diagonal; 0: none"),
-               curvature_option("ggn")}}),
-      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        return optim::hessian_free(
-            risk, {.learning_rate = values.number("learning_rate"),
-                   .damping = values.number("damping"),
-                   .max_cg_iterations = values.integer("max_cg_iterations"),
-                   .start_decay = values.number("start_decay"),
-                   .preconditioner_exponent = values.number("preconditioner_exponent"),
-                   .curvature = curvature_of(values, context)});
-      });
+      joined(
+          {newton_fields<Options>(),
+           {number(&Options::damping, "damping", "at the start"),
+            number(&Options::start_decay, "start_decay", "part of the last solution to start from"),
+            number(&Options::preconditioner_exponent, "preconditioner_exponent",
+                   "of a diagonal; 0: none"),
+            curvature_field<Options>({"ggn", "hessian"})}}),
+      optim::hessian_free);
+}
+
+/// The solver that is exact wants a curvature of its own.
+std::unique_ptr<optim::Minimizer> levenberg_marquardt_of(
+    const EmpiricalRisk& risk, const optim::LevenbergMarquardtOptions& options) {
+  if (options.solver != optim::SystemSolver::kDirect)
+    return optim::levenberg_marquardt(risk, options);
+  optim::LevenbergMarquardtOptions direct = options;
+  direct.curvature = [](const EmpiricalRisk& batch) { return ggn_low_rank(batch); };
+  return optim::levenberg_marquardt(risk, direct);
+}
+
+Field<optim::LevenbergMarquardtOptions> solver_field() {
+  return {choice_option("solver", {"cg", "data-space"},
+                        "conjugate gradients, or exactly for few residuals"),
+          [](optim::LevenbergMarquardtOptions& options, const OptionValues& values,
+             const OptimizerContext&) {
+            if (values.word("solver") != "data-space") return;
+            CURVATURE_CHECK(values.word("curvature") == "ggn", OptionError,
+                            "levenberg-marquardt: solver=data-space needs curvature=ggn, got {}",
+                            values.word("curvature"));
+            options.solver = optim::SystemSolver::kDirect;
+          }};
 }
 
 OptimizerEntry levenberg_marquardt_entry() {
-  return entry(
-      "levenberg-marquardt", "GGN with damping that follows Nielsen's rule",
-      joined({newton_options(),
-              {number_option("damping", 1e-3, "at the start"),
-               flag_option("scale_by_diagonal", false, "damps by the diagonal of the GGN"),
-               choice_option("solver", {"cg", "data-space"},
-                             "conjugate gradients, or exactly for few residuals"),
-               curvature_option("ggn")}}),
-      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        optim::LevenbergMarquardtOptions options{
-            .learning_rate = values.number("learning_rate"),
-            .damping = values.number("damping"),
-            .scale_by_diagonal = values.flag("scale_by_diagonal"),
-            .max_cg_iterations = values.integer("max_cg_iterations"),
-            .curvature = curvature_of(values, context)};
-        if (values.word("solver") == "data-space") {
-          CURVATURE_CHECK(values.word("curvature") == "ggn", OptionError,
-                          "levenberg-marquardt: solver=data-space needs curvature=ggn, got {}",
-                          values.word("curvature"));
-          options.solver = optim::SystemSolver::kDirect;
-          options.curvature = [](const EmpiricalRisk& batch) { return ggn_low_rank(batch); };
-        }
-        return optim::levenberg_marquardt(risk, options);
-      });
+  using Options = optim::LevenbergMarquardtOptions;
+  return entry("levenberg-marquardt", "GGN with damping that follows Nielsen's rule",
+               joined({newton_fields<Options>(),
+                       {number(&Options::damping, "damping", "at the start"),
+                        flag(&Options::scale_by_diagonal, "scale_by_diagonal",
+                             "damps by the diagonal of the GGN"),
+                        solver_field(), curvature_field<Options>({"ggn", "hessian"})}}),
+               levenberg_marquardt_of);
 }
 
 OptimizerEntry gradient_regularized_entry() {
-  return entry(
-      "gradient-regularized-newton", "Newton's method, damped by a power of the gradient's norm",
-      joined({newton_options(),
-              {choice("rule", kGradientRules, "how the damping follows"),
-               number_option("damping", 1, "at the start"),
-               number_option("exponent", 2.0 / 3, "of the super-universal rule"),
-               curvature_option("hessian")}}),
-      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        return optim::gradient_regularized_newton(
-            risk, {.learning_rate = values.number("learning_rate"),
-                   .rule = chosen(values, "rule", kGradientRules),
-                   .damping = values.number("damping"),
-                   .exponent = values.number("exponent"),
-                   .max_cg_iterations = values.integer("max_cg_iterations"),
-                   .curvature = curvature_of(values, context)});
-      });
+  using Options = optim::GradientRegularizedNewtonOptions;
+  return entry("gradient-regularized-newton",
+               "Newton's method, damped by a power of the gradient's norm",
+               joined({newton_fields<Options>(),
+                       {word(&Options::rule, "rule", kGradientRules, "how the damping follows"),
+                        number(&Options::damping, "damping", "at the start"),
+                        number(&Options::exponent, "exponent", "of the super-universal rule"),
+                        curvature_field<Options>({"hessian", "ggn"})}}),
+               optim::gradient_regularized_newton);
 }
 
 OptimizerEntry newton_cg_entry() {
-  return entry(
-      "newton-cg", "Newton's method in a trust region, negative curvature followed",
-      joined({newton_options(),
-              {number_option("radius", 1, "of the region at the start"),
-               number_option("max_radius", 100, "it does not grow beyond"),
-               curvature_option("hessian")}}),
-      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        return optim::newton_cg(risk, {.learning_rate = values.number("learning_rate"),
-                                       .radius = values.number("radius"),
-                                       .max_radius = values.number("max_radius"),
-                                       .max_cg_iterations = values.integer("max_cg_iterations"),
-                                       .curvature = curvature_of(values, context)});
-      });
+  using Options = optim::NewtonCgOptions;
+  return entry("newton-cg", "Newton's method in a trust region, negative curvature followed",
+               joined({newton_fields<Options>(),
+                       {number(&Options::radius, "radius", "of the region at the start"),
+                        number(&Options::max_radius, "max_radius", "it does not grow beyond"),
+                        curvature_field<Options>({"hessian", "ggn"})}}),
+               optim::newton_cg);
 }
 
 OptimizerEntry cubic_newton_entry() {
+  using Options = optim::CubicNewtonOptions;
   return entry(
       "cubic-newton", "Newton's method with cubic regularisation in a Lanczos space",
-      {number_option("learning_rate", 1, "part of the model's step that is taken"),
-       number_option("cubic_coefficient", 1, "at the start"),
-       integer_option("subspace_size", 30, "Lanczos steps"), curvature_option("hessian")},
-      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        return optim::cubic_newton(risk, {.learning_rate = values.number("learning_rate"),
-                                          .cubic_coefficient = values.number("cubic_coefficient"),
-                                          .subspace_size = values.integer("subspace_size"),
-                                          .curvature = curvature_of(values, context),
-                                          .random = context.random});
-      });
+      Fields<Options>{model_step_field<Options>(),
+                      number(&Options::cubic_coefficient, "cubic_coefficient", "at the start"),
+                      integer(&Options::subspace_size, "subspace_size", "Lanczos steps"),
+                      curvature_field<Options>({"hessian", "ggn"})},
+      optim::cubic_newton);
 }
 
-OptimizerOptions variational_options() {
-  return {number_option("learning_rate", 1e-2, "what directions are multiplied by"),
-          number_option("momentum", 0.9, "weight of earlier gradients"),
-          number_option("prior_precision", 1, "of each weight"),
-          number_option("temperature", 1, "of the KL divergence"),
-          number_option("damping", 1e-7, "added to the precision's average"),
-          integer_option("mc_samples", 1, "draws of the weights in a step; 0: none")};
+template <class Options>
+Fields<Options> variational_fields() {
+  return joined(
+      {direction_fields<Options>("weight of earlier gradients"),
+       {number(&Options::prior_precision, "prior_precision", "of each weight"),
+        number(&Options::temperature, "temperature", "of the KL divergence"),
+        number(&Options::damping, "damping", "added to the precision's average"),
+        integer(&Options::mc_samples, "mc_samples", "draws of the weights in a step; 0: none")}});
 }
 
 OptimizerEntry vogn_entry() {
-  return entry(
-      "vogn", "variational learning with a diagonal Gaussian over weights",
-      joined({variational_options(),
-              {number_option("decay", 0.99, "of the squared gradients' average")}}),
-      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        return optim::vogn(risk, {.learning_rate = values.number("learning_rate"),
-                                  .momentum = values.number("momentum"),
-                                  .decay = values.number("decay"),
-                                  .prior_precision = values.number("prior_precision"),
-                                  .temperature = values.number("temperature"),
-                                  .damping = values.number("damping"),
-                                  .mc_samples = values.integer("mc_samples"),
-                                  .random = context.random});
-      });
+  using Options = optim::VognOptions;
+  return entry("vogn", "variational learning with a diagonal Gaussian over weights",
+               joined({variational_fields<Options>(),
+                       {number(&Options::decay, "decay", "of the squared gradients' average")}}),
+               optim::vogn);
 }
 
 OptimizerEntry noisy_kfac_entry() {
-  return entry(
-      "noisy-kfac", "variational learning with a Gaussian of K-FAC's curvature",
-      joined({variational_options(), layer_options()}),
-      [](const EmpiricalRisk& risk, const OptionValues& values, const OptimizerContext& context) {
-        return optim::noisy_kfac(risk,
-                                 {.learning_rate = values.number("learning_rate"),
-                                  .momentum = values.number("momentum"),
-                                  .decay = values.number("statistics_decay"),
-                                  .statistics_interval = values.integer("statistics_interval"),
-                                  .refresh_interval = values.integer("refresh_interval"),
-                                  .prior_precision = values.number("prior_precision"),
-                                  .temperature = values.number("temperature"),
-                                  .damping = values.number("damping"),
-                                  .mc_samples = values.integer("mc_samples"),
-                                  .fisher = chosen(values, "fisher", kFishers),
-                                  .weight_sharing = chosen(values, "weight_sharing", kSharings),
-                                  .fallback = chosen(values, "fallback", kFallbacks),
-                                  .random = context.random});
-      });
+  using Options = optim::NoisyKfacOptions;
+  return entry("noisy-kfac", "variational learning with a Gaussian of K-FAC's curvature",
+               joined({variational_fields<Options>(), layer_fields<Options>()}), optim::noisy_kfac);
 }
 
 }  // namespace

@@ -1,8 +1,6 @@
 // Times single steps of optimizers for given gradients on the parameter shapes of three networks:
 // the rows of the peers' benchmark of optimizers.
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <chrono>
 #include <fstream>
@@ -191,9 +189,6 @@ Json run(const std::string& workload, const std::vector<Shape>& shapes, const st
 }  // namespace
 
 int main(int argc, char* argv[]) {
-  constexpr int kGibibyte = 1 << 30;  // as the tool does: large tensors come and go
-  mallopt(M_MMAP_THRESHOLD, kGibibyte);
-  mallopt(M_TRIM_THRESHOLD, kGibibyte);
   Options options;
   CLI::App app("Times steps of optimizers without the gradient");
   app.add_option("--workloads", options.workloads, "mlp, decoder, resnet18")->delimiter(',');

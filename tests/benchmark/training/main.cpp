@@ -3,8 +3,6 @@
 // trained with other seeds. A trial is a line of JSON in a file; trials that are there already are
 // not run again. report.py makes the table and the pictures' data.
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -131,9 +129,6 @@ void compare_all(const Options& options) {
 }  // namespace
 
 int main(int argc, char* argv[]) {
-  constexpr int kGibibyte = 1 << 30;  // as the tool does: large tensors come and go
-  mallopt(M_MMAP_THRESHOLD, kGibibyte);
-  mallopt(M_TRIM_THRESHOLD, kGibibyte);
   Options options;
   options.methods = names_of(methods());
   CLI::App app("Compares optimizers in training");
