@@ -8,6 +8,7 @@ namespace curvature::detail {
 namespace {
 
 thread_local bool is_on = false;
+thread_local bool zero_products_are_on = false;
 
 }  // namespace
 
@@ -15,10 +16,16 @@ FastKernels::FastKernels() : before_(is_on) { is_on = true; }
 FastKernels::~FastKernels() { is_on = before_; }
 bool FastKernels::on() { return is_on; }
 
+ZeroProducts::ZeroProducts() : before_(zero_products_are_on) { zero_products_are_on = true; }
+ZeroProducts::~ZeroProducts() { zero_products_are_on = before_; }
+bool ZeroProducts::on() { return zero_products_are_on; }
+
 /// The last stop before the CPU's own kernels that every product passes.
 TORCH_LIBRARY_IMPL(aten, BackendSelect, library) {
   library.impl("mm", &mm_kernel);
   library.impl("addmm", &addmm_kernel);
+  library.impl("bmm", &bmm_kernel);
+  library.impl("convolution_backward", &convolution_backward_kernel);
 }
 
 /// Both are made of other operations above this level.

@@ -20,4 +20,22 @@ class FastKernels {
   bool before_;
 };
 
+/// While one lives as well, products of this thread of which a factor is zero are zeros that nobody
+/// computes (CPU): matrices, batches of them, gradients of convolutions. For a backward pass whose
+/// graph alone is wanted and whose cotangent is therefore zero. What is not finite in the other
+/// factor does not show.
+class ZeroProducts {
+ public:
+  ZeroProducts();
+  ~ZeroProducts();
+  ZeroProducts(const ZeroProducts&) = delete;
+  ZeroProducts& operator=(const ZeroProducts&) = delete;
+
+  /// Whether one lives in this thread.
+  static bool on();
+
+ private:
+  bool before_;
+};
+
 }  // namespace curvature::detail

@@ -5,19 +5,38 @@
 #include <tuple>
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/DispatchKeySet.h>
 
 /// Kernels that stand in for LibTorch's, with its signatures, while `FastKernels` lives.
 namespace curvature::detail {
+
+/// What comes after this library's kernels below autograd.
+inline c10::DispatchKeySet after_ours(c10::DispatchKeySet keys) {
+  return keys &
+         c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, c10::DispatchKey::BackendSelect);
+}
 
 /// Whether an optional argument of a kernel was given.
 inline bool is_defined(const std::optional<at::Tensor>& tensor) {
   return tensor && tensor->defined();
 }
 
+/// Whether `ZeroProducts` lives and every entry is zero, in one pass over what is contiguous
+/// float32 or float64 on the CPU, which ends at the first that is not; otherwise no.
+bool is_zero_product(const at::Tensor& factor);
+
 /// Products of large float32 matrices by oneDNN, caught below autograd: graphs are the usual ones.
 at::Tensor mm_kernel(c10::DispatchKeySet keys, const at::Tensor& a, const at::Tensor& b);
 at::Tensor addmm_kernel(c10::DispatchKeySet keys, const at::Tensor& input, const at::Tensor& a,
                         const at::Tensor& b, const at::Scalar& beta, const at::Scalar& alpha);
+
+/// Zeros for products with zeros, LibTorch's otherwise, below autograd too.
+at::Tensor bmm_kernel(c10::DispatchKeySet keys, const at::Tensor& a, const at::Tensor& b);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward_kernel(
+    c10::DispatchKeySet keys, const at::Tensor& output_gradient, const at::Tensor& input,
+    const at::Tensor& weight, at::OptionalSymIntArrayRef bias_sizes, c10::SymIntArrayRef stride,
+    c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
+    c10::SymIntArrayRef output_padding, c10::SymInt groups, std::array<bool, 3> wanted);
 
 /// The three derivatives of (input, weight, output gradient) -> gradients of a convolution, of
 /// which LibTorch computes all whatever is asked for: a product with the Jacobian of a network

@@ -85,6 +85,7 @@ OutputLinearization::OutputLinearization(const BatchRisk& batch, const TensorLis
   cotangent_ = at::zeros_like(output_.detach()).requires_grad_();
   pullback_.resize(parameters.size());
   if (!output_.requires_grad()) return;
+  const ZeroProducts graph_alone;
   pullback_ = graph_edges(torch::autograd::grad({output_}, parameters, {cotangent_},
                                                 /*retain_graph=*/true, /*create_graph=*/true,
                                                 /*allow_unused=*/true));

@@ -4,7 +4,9 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include <array>
 #include <functional>
+#include <limits>
 #include <stdexcept>
 #include <thread>
 
@@ -16,6 +18,7 @@
 using namespace curvature;
 using namespace curvature::testing;
 using curvature::detail::FastKernels;
+using curvature::detail::ZeroProducts;
 
 BOOST_AUTO_TEST_SUITE(fast_kernels_test)
 
@@ -74,6 +77,62 @@ BOOST_AUTO_TEST_CASE(products_are_those_of_one_dnn_while_a_guard_lives) {
   };
   BOOST_CHECK_THROW(throws(), std::runtime_error);
   BOOST_TEST(at::equal(a.mm(b), before));
+}
+
+BOOST_AUTO_TEST_CASE(products_with_zeros_are_zeros_that_nobody_computes) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+    const at::Tensor zeros = at::zeros({3, 1500}, dtype) * -1;
+    const at::Tensor nans = at::full({1500, 2}, nan, dtype);
+    at::Tensor almost = zeros.clone();
+    almost[2][1499] = 1;
+    const auto products = [&](const at::Tensor& a) {
+      return TensorList{a.mm(nans), nans.t().mm(a.t()),
+                        a.unsqueeze(0).bmm(nans.unsqueeze(0)).squeeze(0)};
+    };
+    for (const at::Tensor& product : products(zeros))
+      BOOST_TEST(product.isnan().all().item<bool>());
+    const ZeroProducts guard;
+    for (const at::Tensor& product : products(zeros)) {
+      BOOST_TEST(product.eq(0).all().item<bool>());
+      BOOST_TEST(product.scalar_type() == dtype);
+    }
+    BOOST_TEST(products(zeros)[0].sizes().equals({3, 2}));
+    BOOST_TEST(products(zeros)[1].sizes().equals({2, 3}));
+    for (const at::Tensor& product : products(almost))
+      BOOST_TEST(product.isnan().all().item<bool>());
+    std::thread([&] { BOOST_TEST(zeros.mm(nans).isnan().all().item<bool>()); }).join();
+  }
+  BOOST_TEST(at::zeros({2, 2}).mm(at::full({2, 2}, nan)).isnan().all().item<bool>());
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_convolutions_at_zero_are_zeros_that_nobody_computes) {
+  const at::Tensor x = draw({2, 3, 7, 7}, at::kDouble, 1), w = draw({4, 3, 3, 3}, at::kDouble, 2);
+  const auto gradients = [&](const at::Tensor& g, std::array<bool, 3> wanted) {
+    return at::convolution_backward(g, x, w, at::IntArrayRef{4}, {2, 2}, {1, 1}, {1, 1}, false,
+                                    {0, 0}, 1, wanted);
+  };
+  const at::Tensor g = draw({2, 4, 4, 4}, at::kDouble, 3), none = at::zeros_like(g);
+  const auto expected = gradients(g, {true, true, true});
+  const auto expected_zeros = gradients(none, {true, true, true});
+  const ZeroProducts guard;
+  const auto actual = gradients(g, {true, true, true});
+  BOOST_TEST(at::equal(std::get<0>(actual), std::get<0>(expected)));
+  BOOST_TEST(at::equal(std::get<1>(actual), std::get<1>(expected)));
+  BOOST_TEST(at::equal(std::get<2>(actual), std::get<2>(expected)));
+  const auto zeros = gradients(none, {true, true, true});
+  BOOST_TEST(at::equal(std::get<0>(zeros), std::get<0>(expected_zeros)));
+  BOOST_TEST(at::equal(std::get<1>(zeros), std::get<1>(expected_zeros)));
+  BOOST_TEST(at::equal(std::get<2>(zeros), std::get<2>(expected_zeros)));
+  const auto weight_alone = gradients(none, {false, true, false});
+  BOOST_TEST(!std::get<0>(weight_alone).defined());
+  BOOST_TEST(std::get<1>(weight_alone).defined());
+  BOOST_TEST(!std::get<2>(weight_alone).defined());
+  // Neither input nor weight is looked at.
+  const at::Tensor nans = at::full_like(x, std::numeric_limits<double>::quiet_NaN());
+  const auto of_nans = at::convolution_backward(none, nans, w, at::IntArrayRef{4}, {2, 2}, {1, 1},
+                                                {1, 1}, false, {0, 0}, 1, {true, true, true});
+  BOOST_TEST(std::get<1>(of_nans).eq(0).all().item<bool>());
 }
 
 BOOST_AUTO_TEST_CASE(scaled_sums_and_other_dtypes_are_left_to_libtorch) {
