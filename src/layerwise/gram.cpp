@@ -27,17 +27,22 @@ void add_gram(at::Tensor& sum, const at::Tensor& rows, double beta) {
 }
 
 void mirror_lower(at::Tensor& lower, double scale) {
+  constexpr int64_t kTile = 256;  // both sides of a transposition stay in the cache
   const int64_t n = lower.size(0);
-  const int64_t tile = n <= 512 ? n : 256;  // both sides of a transposition stay in the cache
-  for (int64_t row = 0; row < n; row += tile) {
-    const int64_t rows = std::min(tile, n - row);
+  // LibTorch's transposition is fast between tensors without gaps.
+  const auto transposed = [](const at::Tensor& x) {
+    return x.contiguous().t().clone(at::MemoryFormat::Contiguous);
+  };
+  for (int64_t row = 0; row < n; row += kTile) {
+    const int64_t rows = std::min(kTile, n - row);
     at::Tensor strip = lower.narrow(0, row, rows).narrow(1, 0, row + rows);
     if (scale != 1) strip.mul_(scale);
-    for (int64_t column = 0; column < row; column += tile) {
-      lower.narrow(0, column, tile).narrow(1, row, rows).copy_(strip.narrow(1, column, tile).t());
+    for (int64_t column = 0; column < row; column += kTile) {
+      const at::Tensor tile = strip.narrow(1, column, kTile);
+      lower.narrow(0, column, kTile).narrow(1, row, rows).copy_(transposed(tile));
     }
-    at::Tensor corner = strip.narrow(1, row, rows);
-    const at::Tensor above = corner.t().clone(at::MemoryFormat::Contiguous).triu_(1);
+    const at::Tensor corner = strip.narrow(1, row, rows);
+    const at::Tensor above = transposed(corner).triu_(1);
     corner.tril_().add_(above);
   }
 }
