@@ -8,6 +8,7 @@
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/add.h>
 
 namespace curvature::detail {
 namespace {
@@ -47,7 +48,10 @@ bool is_for_one_dnn(const at::Tensor& a, const at::Tensor& b) {
 
 at::Tensor by_one_dnn(const at::Tensor& a, const at::Tensor& b) {
   // A right factor with gaps in memory would meet a reference kernel, a thousand times slower.
-  if (!b.is_non_overlapping_and_dense()) return by_one_dnn(a, b.contiguous());
+  if (!b.is_non_overlapping_and_dense()) {
+    const bool by_columns = b.stride(0) == 1;  // copies without a transposition
+    return by_one_dnn(a, by_columns ? b.t().contiguous().t() : b.contiguous());
+  }
   if (!is_strided_matrix(a)) return by_one_dnn(a.contiguous(), b);
   return one_dnn_linear()->call(a, b.t(), std::nullopt, "none",
                                 c10::List<std::optional<at::Scalar>>(), std::nullopt);
@@ -58,12 +62,12 @@ at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b) {
   return is_for_one_dnn(a, b) ? by_one_dnn(a, b) : a.mm(b);
 }
 
-void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b) {
+void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta) {
   const at::NoGradGuard no_grad;
   if (is_for_one_dnn(a, b)) {
-    sum.add_(by_one_dnn(a, b));
+    at::add_out(sum, by_one_dnn(a, b), sum, beta);
   } else {
-    sum.addmm_(a, b);
+    sum.addmm_(a, b, beta);
   }
 }
 

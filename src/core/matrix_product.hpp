@@ -8,8 +8,8 @@ namespace curvature::detail {
 /// which LibTorch uses for convolutions but not for matrices: where LibTorch's BLAS does not know
 /// the processor (MKL on AMD) that is twice as fast, elsewhere as fast. No graph is recorded.
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
-/// sum += a b.
-void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b);
+/// sum <- beta sum + a b.
+void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
 
 /// Whether a product is large and float32 on a CPU, and LibTorch has oneDNN.
 bool is_for_one_dnn(const at::Tensor& a, const at::Tensor& b);

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/diag_embed.h>
+#include <ATen/ops/div.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
@@ -39,11 +40,10 @@ bool is_nearly_diagonal(const at::Tensor& lower, double tolerance) {
 }
 
 /// P^T U with the rows of U in an order, beside the same triangle. U is the transpose of what is
-/// contiguous, and `gather` passes through that row by row.
+/// contiguous.
 QrFactors with_rows(const QrFactors& factors, const at::Tensor& order) {
   const at::Tensor columns = factors.orthogonal.t();
-  return {.orthogonal = columns.gather(1, order.expand_as(columns)).t(),
-          .triangle = factors.triangle};
+  return {.orthogonal = columns.index_select(1, order).t(), .triangle = factors.triangle};
 }
 
 /// One Newton-Schulz step: rounding of many products leaves a basis slightly skew.
@@ -167,8 +167,7 @@ void EigenbasisEstimator::add_second_moments(const at::Tensor& rotated) {
     if (mode.kind != ModeKind::kDense) continue;
     const int64_t d = view_.shape[i];
     if (!mode.factor.defined()) mode.factor = at::zeros({d, d}, view_.options);
-    mode.factor.mul_(b);
-    add_mode_gram(mode.factor, rows, i);
+    add_mode_gram(mode.factor, rows, i, b);
   }
 }
 
@@ -177,11 +176,11 @@ void EigenbasisEstimator::add_second_moments(const at::Tensor& rotated) {
 /// axes.
 void EigenbasisEstimator::fit_divergence(const at::Tensor& rotated) {
   const double q = *settings_.divergence, b = decay();
-  at::Tensor whitened = rotated.clone();
+  at::Tensor whitened = rotated;
   double all_traces = 1, all_inverse_traces = 1;  // of S_j^q and S_j^(q-1)
   std::vector<double> traces, inverse_traces;
   for (size_t i = 0; i < modes_.size(); ++i) {
-    scale_mode(whitened, eigenvalue_powers(i, (q - 1) / 2), i);
+    whitened = whitened * along_mode(eigenvalue_powers(i, (q - 1) / 2), i, modes_.size());
     traces.push_back(sum(eigenvalue_powers(i, q)));
     inverse_traces.push_back(sum(eigenvalue_powers(i, q - 1)));
     all_traces *= traces.back();
@@ -213,8 +212,7 @@ void EigenbasisEstimator::fit_divergence(const at::Tensor& rotated) {
       const at::Tensor rows =
           whitened *
           along_mode(eigenvalue_powers(i, (1 - q) / 2) * std::sqrt(weight), i, modes_.size());
-      mode.factor.mul_(b * balance);
-      add_mode_gram(mode.factor, rows, i);
+      add_mode_gram(mode.factor, rows, i, b * balance);
       if (settings_.eigenvalues == Eigenvalues::kFactor) {
         mode.factor.diagonal().add_((1 - b) * balance * shifts[i]);
       }
@@ -275,7 +273,7 @@ at::Tensor EigenbasisEstimator::sort_columns(size_t i) {
       at::argsort(mode.factor.diagonal(), /*stable=*/true, /*dim=*/0, /*descending=*/true);
   if (mode.eigenvalues.defined()) mode.eigenvalues = mode.eigenvalues.index_select(0, order);
   if (corrections_.defined() && settings_.transport == Transport::kKeep) {
-    corrections_ = corrections_.index_select(static_cast<int64_t>(i), order);
+    corrections_ = select_along_mode(corrections_, order, i);
   }
   return order;
 }
@@ -294,18 +292,21 @@ void EigenbasisEstimator::rotate(size_t i, const at::Tensor& rotation, const Fol
   }
 }
 
+/// f m / (c^p + epsilon), with as few passes as there are: both sums divided by f.
 at::Tensor EigenbasisEstimator::precondition(const ScaledTensor& rotated) const {
   const double p = settings_.exponent;
   at::Tensor root;
+  double scale = 1 / rotated.factor;
   if (settings_.eigenvalues == Eigenvalues::kCorrected) {
     root = p == 0.5 ? corrections_.sqrt() : at::pow(corrections_, p);
     if (settings_.bias_correction) {
-      root.mul_(std::pow(1 - std::pow(settings_.beta2, static_cast<double>(t_)), -p));
+      scale *= std::pow(1 - std::pow(settings_.beta2, static_cast<double>(t_)), -p);
     }
   } else {
     root = outer_product(all_eigenvalue_powers(p));
   }
-  return root.add_(settings_.epsilon).reciprocal_().mul_(rotated.tensor).mul_(rotated.factor);
+  root.mul_(scale).add_(settings_.epsilon / rotated.factor);
+  return at::div_out(root, rotated.tensor, root);
 }
 
 OperatorPtr EigenbasisEstimator::snapshot() const {

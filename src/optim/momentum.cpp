@@ -30,7 +30,11 @@ const ScaledTensor& Momentum::operator()(const at::Tensor& x) {
                          ? std::min((t - 1) / t, options_.beta)
                          : options_.beta;
   const double fresh = sums ? 1 : 1 - old;
-  average(x).mul_(old).add_(x, fresh);
+  if (sums) {
+    average(x).mul_(old).add_(x);
+  } else {
+    average(x).lerp_(x, fresh);
+  }
 
   const bool corrects = options_.averaging == Averaging::kMovingAverage && options_.bias_correction;
   if (!options_.nesterov) {

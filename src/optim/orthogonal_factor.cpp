@@ -2,6 +2,7 @@
 #include <vector>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/geqrf.h>
 #include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/linalg_solve_triangular.h>
@@ -9,7 +10,6 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "core/matrix_product.hpp"
-#include "layerwise/gram.hpp"
 #include "optim/orthogonal_factor.hpp"
 
 namespace curvature::optim {
@@ -25,73 +25,73 @@ constexpr int64_t kLarge = 1100;
 // Everything below is on the transpose: row by row in memory, as LAPACK wants its columns, and a
 // left factor of a product may have gaps, which a right one may not.
 
-/// The product of reflections, I - V T V^T (Schreiber and Van Loan 1989, A storage-efficient WY
+/// A product of reflections, I - V T V^T (Schreiber and Van Loan 1989, A storage-efficient WY
 /// representation).
 struct Reflections {
-  at::Tensor rows;  ///< V^T `[columns, length]`, unit upper trapezoidal
-  at::Tensor t;     ///< `[columns, columns]`, upper triangular
+  at::Tensor rows;    ///< V^T `[columns, length]`, unit upper trapezoidal
+  at::Tensor scaled;  ///< T V^T
 };
 
-/// T from LAPACK's V and tau: T^-1 = diag(1 / tau) + the strict upper triangle of V^T V.
-at::Tensor compact_form(const at::Tensor& rows, const at::Tensor& tau) {
-  const at::Tensor products = detail::matrix_product(rows, rows.t()).triu(1);
-  const at::Tensor left = products * tau.unsqueeze(1);
-  return at::linalg_solve_triangular(left, tau.diag(), /*upper=*/true, /*left=*/true,
-                                     /*unitriangular=*/true);
+/// From LAPACK's V and tau: T^-1 = diag(1 / tau) + the strict upper triangle of V^T V.
+Reflections compact_form(const at::Tensor& rows, const at::Tensor& tau) {
+  const at::Tensor products = detail::matrix_product(rows, rows.t()).mul_(tau.unsqueeze(1));
+  const at::Tensor t = at::linalg_solve_triangular(products, tau.diag(), /*upper=*/true,
+                                                   /*left=*/true, /*unitriangular=*/true);
+  return {rows, detail::matrix_product(t, rows)};
 }
 
 /// X <- X (I - V T V^T).
 void reflect(at::Tensor x, const Reflections& by) {
-  const at::Tensor w = detail::matrix_product(detail::matrix_product(x, by.rows.t()), by.t);
-  x.sub_(detail::matrix_product(w, by.rows));
+  x.sub_(detail::matrix_product(detail::matrix_product(x, by.rows.t()), by.scaled));
 }
 
-/// The product of both, `second` being for what comes after the columns of `first`.
+/// The product of both, `second` being for what comes after the columns of `first`:
+/// T V^T of the first is reflected by the second.
 Reflections joined(const Reflections& first, const Reflections& second) {
-  const int64_t a = first.t.size(0), b = second.t.size(0), length = first.rows.size(1);
-  at::Tensor rows = at::zeros({a + b, length}, first.rows.options());
-  rows.narrow(0, 0, a).copy_(first.rows);
-  rows.narrow(0, a, b).narrow(1, a, length - a).copy_(second.rows);
-  at::Tensor t = at::zeros({a + b, a + b}, first.t.options());
-  t.narrow(0, 0, a).narrow(1, 0, a).copy_(first.t);
-  t.narrow(0, a, b).narrow(1, a, b).copy_(second.t);
-  const at::Tensor products =
-      detail::matrix_product(first.rows.narrow(1, a, length - a), second.rows.t());
-  t.narrow(0, 0, a).narrow(1, a, b).copy_(first.t.mm(products).mm(second.t).neg_());
-  return {rows, t};
+  const int64_t a = first.rows.size(0), b = second.rows.size(0), length = first.rows.size(1);
+  const auto stacked = [&](const at::Tensor& upper, const at::Tensor& lower) {
+    at::Tensor both = at::zeros({a + b, length}, upper.options());
+    both.narrow(0, 0, a).copy_(upper);
+    both.narrow(0, a, b).narrow(1, a, length - a).copy_(lower);
+    return both;
+  };
+  const at::Tensor scaled = stacked(first.scaled, second.scaled);
+  reflect(scaled.narrow(0, 0, a).narrow(1, a, length - a), second);
+  return {stacked(first.rows, second.rows), scaled};
 }
 
-/// Makes the transpose of a panel, `[columns, length]`, lower triangular, in place but for the
-/// zeros, and gives the reflections that did it.
+/// Makes the transpose of a panel, `[columns, length]`, lower triangular, in place but for what is
+/// above the diagonal, and gives the reflections that did it.
 Reflections eliminate(at::Tensor panel) {
   const int64_t columns = panel.size(0), length = panel.size(1);
   if (columns > kColumns) {
     const Reflections first = eliminate(panel.narrow(0, 0, kColumns));
-    at::Tensor later = panel.narrow(0, kColumns, columns - kColumns);
+    const at::Tensor later = panel.narrow(0, kColumns, columns - kColumns);
     reflect(later, first);
     return joined(first, eliminate(later.narrow(1, kColumns, length - kColumns)));
   }
   const auto [reduced, tau] = at::geqrf(panel.t());
-  at::Tensor rows = reduced.t().triu(1).contiguous();
+  at::Tensor rows = reduced.t().triu(1);
   rows.diagonal().fill_(1);
   panel.narrow(1, 0, columns).copy_(reduced.t().narrow(1, 0, columns));
-  return {rows, compact_form(rows, tau)};
+  return compact_form(rows, tau);
 }
 
 /// Multiplies Q, which is the identity outside of what later blocks made, by a block's reflections,
 /// given Q^T: Q^T (I - V T^T V^T).
 void apply(const Reflections& block, int64_t begin, at::Tensor& q) {
-  const auto& [rows, t] = block;
-  const int64_t n = q.size(0), columns = t.size(0), next = begin + columns, rest = n - next;
-  at::Tensor own = q.narrow(0, begin, columns).narrow(1, begin, n - begin);
-  const at::Tensor top = rows.narrow(1, 0, columns);
-  own.sub_(detail::matrix_product(detail::matrix_product(top.t(), t.t()), rows));
-  own.diagonal().add_(1);
-  if (rest == 0) return;
-  const at::Tensor later = q.narrow(0, next, rest).narrow(1, next, rest);
-  const at::Tensor w = detail::matrix_product(
-      detail::matrix_product(later, rows.narrow(1, columns, rest).t()), t.t());
-  q.narrow(0, next, rest).narrow(1, begin, n - begin).sub_(detail::matrix_product(w, rows));
+  const int64_t n = q.size(0), columns = block.rows.size(0), next = begin + columns;
+  const int64_t length = n - begin, rest = n - next;
+  at::Tensor w = at::empty({length, columns}, q.options());
+  w.narrow(0, 0, columns).copy_(block.scaled.narrow(1, 0, columns).t());
+  if (rest > 0) {
+    const at::Tensor later = q.narrow(0, next, rest).narrow(1, next, rest);
+    w.narrow(0, columns, rest)
+        .copy_(detail::matrix_product(later, block.scaled.narrow(1, columns, rest).t()));
+  }
+  at::Tensor changed = q.narrow(0, begin, length).narrow(1, begin, length);
+  changed.diagonal().narrow(0, 0, columns).fill_(1);
+  changed.sub_(detail::matrix_product(w, block.rows));
 }
 
 QrFactors qr_by_blocks(const at::Tensor& matrix) {
@@ -114,8 +114,8 @@ QrFactors qr_by_blocks(const at::Tensor& matrix) {
 }  // namespace
 
 QrFactors qr(const at::Tensor& matrix) {
-  constexpr int64_t kSmallest = 5 * kColumns;  // measured: below, LAPACK is as fast
-  if (matrix.size(0) >= kSmallest && detail::is_for_one_dnn(matrix, matrix)) {
+  constexpr int64_t kSmallest = 2 * kColumns;  // measured: up to here, LAPACK is as fast
+  if (matrix.size(0) > kSmallest && detail::is_for_one_dnn(matrix, matrix)) {
     return qr_by_blocks(matrix);
   }
   // LibTorch has no QR below float32.
@@ -127,7 +127,7 @@ QrFactors qr(const at::Tensor& matrix) {
 at::Tensor symmetric_product(const QrFactors& factors) {
   // Q^T R^T, strip by strip of columns: R^T is lower triangular.
   const at::Tensor left = factors.orthogonal.t(), right = factors.triangle.t();
-  const int64_t n = left.size(0), step = detail::columns_at_once(n);
+  const int64_t n = left.size(0), step = kColumns;
   at::Tensor product = at::zeros({n, n}, left.options());
   for (int64_t begin = 0; begin < n; begin += step) {
     const int64_t columns = std::min(step, n - begin), below = n - begin;

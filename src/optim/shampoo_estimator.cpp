@@ -101,11 +101,11 @@ class ShampooEstimator : public CovarianceEstimator {
       if (!mode.factor.defined()) {
         mode.factor = dense ? at::zeros({d, d}, view_.options) : at::zeros({d}, view_.options);
       }
-      if (!sums) mode.factor.mul_(options_.beta2);
+      const double decay = sums ? 1 : options_.beta2;
       if (dense) {
-        add_mode_gram(mode.factor, rows, i);
+        add_mode_gram(mode.factor, rows, i, decay);
       } else {
-        mode.factor.add_(sum_other_modes(rows * rows, i));
+        mode.factor.mul_(decay).add_(sum_other_modes(rows * rows, i));
       }
     }
   }

@@ -14,7 +14,7 @@ namespace data = boost::unit_test::data;
 using optim::QrFactors;
 
 /// Sizes on both sides of where blocks begin, and such that the last block is full, short or one.
-const auto kSizes = data::make({1, 7, 480, 481, 577, 650, 1153});
+const auto kSizes = data::make({1, 7, 192, 193, 480, 481, 577, 650, 1153});
 
 at::Tensor gram(int64_t n, int64_t rank, at::ScalarType dtype) {
   torch::manual_seed(0);
