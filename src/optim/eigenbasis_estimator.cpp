@@ -16,13 +16,13 @@
 
 #include "core/check.hpp"
 #include "core/matrix_product.hpp"
+#include "core/qr.hpp"
 #include "layerwise/gram.hpp"
 #include "optim/axis_order.hpp"
 #include "optim/eigenbasis_estimator.hpp"
 #include "optim/kl_averages.hpp"
 #include "optim/mode_algebra.hpp"
 #include "optim/mode_operator.hpp"
-#include "optim/orthogonal_factor.hpp"
 
 namespace curvature::optim {
 namespace {
@@ -41,7 +41,7 @@ bool is_nearly_diagonal(const at::Tensor& lower, double tolerance) {
 
 /// P^T U with the rows of U in an order, beside the same triangle. U is the transpose of what is
 /// contiguous.
-QrFactors with_rows(const QrFactors& factors, const at::Tensor& order) {
+detail::QrFactors with_rows(const detail::QrFactors& factors, const at::Tensor& order) {
   const at::Tensor columns = factors.orthogonal.t();
   return {.orthogonal = columns.index_select(1, order).t(), .triangle = factors.triangle};
 }
@@ -259,8 +259,8 @@ at::Tensor EigenbasisEstimator::rotation_of(size_t i) {
   // axis, S P = U R gives P^T S P = (P^T U) R: U rotates, and the factor becomes R P^T U. S is
   // symmetric, and its columns are contiguous as rows.
   const at::Tensor columns = order.defined() ? mode.factor.index_select(0, order) : mode.factor;
-  const QrFactors factors = qr(columns.t());
-  mode.factor = symmetric_product(order.defined() ? with_rows(factors, order) : factors);
+  const detail::QrFactors factors = detail::qr(columns.t());
+  mode.factor = detail::symmetric_product(order.defined() ? with_rows(factors, order) : factors);
   if (exact) mode.eigenvalues = mode.factor.diagonal().clone();
   return factors.orthogonal;
 }

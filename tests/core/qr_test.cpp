@@ -1,4 +1,4 @@
-#include "optim/orthogonal_factor.hpp"
+#include "../../src/core/qr.hpp"
 
 #include <torch/torch.h>
 
@@ -11,7 +11,7 @@ namespace curvature::testing {
 namespace {
 
 namespace data = boost::unit_test::data;
-using optim::QrFactors;
+using detail::QrFactors;
 
 /// Sizes on both sides of where blocks begin, and such that the last block is full, short or one.
 const auto kSizes = data::make({1, 7, 192, 193, 480, 481, 577, 650, 1153});
@@ -39,24 +39,34 @@ void check_factors(const QrFactors& factors, const at::Tensor& matrix) {
 
 }  // namespace
 
-BOOST_AUTO_TEST_SUITE(orthogonal_factor_test)
+BOOST_AUTO_TEST_SUITE(qr_test)
 
 BOOST_DATA_TEST_CASE(the_factors_make_the_matrix, kSizes, n) {
-  check_factors(optim::qr(gram(n, 2 * n, torch::kFloat)), gram(n, 2 * n, torch::kFloat));
+  check_factors(detail::qr(gram(n, 2 * n, torch::kFloat)), gram(n, 2 * n, torch::kFloat));
 }
 
 BOOST_DATA_TEST_CASE(singular_matrices_have_orthogonal_factors, data::make({480, 577}), n) {
-  check_factors(optim::qr(gram(n, n / 3, torch::kFloat)), gram(n, n / 3, torch::kFloat));
+  check_factors(detail::qr(gram(n, n / 3, torch::kFloat)), gram(n, n / 3, torch::kFloat));
   const at::Tensor diagonal = torch::arange(n, torch::kFloat).diag();
-  check_factors(optim::qr(diagonal), diagonal);
-  check_factors(optim::qr(torch::zeros({n, n})), torch::zeros({n, n}));
+  check_factors(detail::qr(diagonal), diagonal);
+  check_factors(detail::qr(torch::zeros({n, n})), torch::zeros({n, n}));
+}
+
+BOOST_AUTO_TEST_CASE(tall_matrices_have_a_complete_basis) {
+  for (const int64_t columns : {1, 90, 96, 100, 250, 576, 700}) {
+    const at::Tensor matrix = gram(700, 1400, torch::kFloat).narrow(1, 0, columns);
+    check_factors(detail::qr(matrix), matrix);
+    check_factors(detail::qr(torch::zeros_like(matrix)), torch::zeros_like(matrix));
+  }
+  const at::Tensor large = gram(1200, 2400, torch::kFloat).narrow(1, 0, 450);
+  check_factors(detail::qr(large), large);
 }
 
 BOOST_DATA_TEST_CASE(blocks_find_the_factors_of_float64, data::make({480, 577, 1200}), n) {
   // Unique up to the signs of the columns, if the matrix is far from singular.
   const at::Tensor matrix = gram(n, 8 * n, torch::kDouble);
   const auto [q, r] = torch::linalg_qr(matrix);
-  const QrFactors blocked = optim::qr(matrix.to(torch::kFloat));
+  const QrFactors blocked = detail::qr(matrix.to(torch::kFloat));
   const at::Tensor signs = r.diagonal().sign() * blocked.triangle.diagonal().sign();
   BOOST_TEST(relative_error(blocked.orthogonal * signs, q) < 1e-4);
   BOOST_TEST(relative_error(blocked.triangle * signs.unsqueeze(1), r) < 1e-5);
@@ -64,9 +74,9 @@ BOOST_DATA_TEST_CASE(blocks_find_the_factors_of_float64, data::make({480, 577, 1
 
 BOOST_DATA_TEST_CASE(the_symmetric_product_is_r_q, kSizes, n) {
   for (const auto dtype : {torch::kFloat, torch::kDouble}) {
-    const QrFactors factors = optim::qr(gram(n, 2 * n, dtype));
+    const QrFactors factors = detail::qr(gram(n, 2 * n, dtype));
     const at::Tensor expected = factors.triangle.matmul(factors.orthogonal);
-    const at::Tensor lower = optim::symmetric_product(factors).tril();
+    const at::Tensor lower = detail::symmetric_product(factors).tril();
     BOOST_TEST(relative_error(lower, expected.tril()) < (dtype == torch::kFloat ? 1e-5 : 1e-13));
   }
 }

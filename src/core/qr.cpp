@@ -1,3 +1,5 @@
+#include "core/qr.hpp"
+
 #include <algorithm>
 #include <vector>
 
@@ -10,9 +12,8 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "core/matrix_product.hpp"
-#include "optim/orthogonal_factor.hpp"
 
-namespace curvature::optim {
+namespace curvature::detail {
 namespace {
 
 /// Columns that LAPACK reduces at once: measured. Wider ones leave it more to do, narrower ones
@@ -34,15 +35,15 @@ struct Reflections {
 
 /// From LAPACK's V and tau: T^-1 = diag(1 / tau) + the strict upper triangle of V^T V.
 Reflections compact_form(const at::Tensor& rows, const at::Tensor& tau) {
-  const at::Tensor products = detail::matrix_product(rows, rows.t()).mul_(tau.unsqueeze(1));
+  const at::Tensor products = matrix_product(rows, rows.t()).mul_(tau.unsqueeze(1));
   const at::Tensor t = at::linalg_solve_triangular(products, tau.diag(), /*upper=*/true,
                                                    /*left=*/true, /*unitriangular=*/true);
-  return {rows, detail::matrix_product(t, rows)};
+  return {rows, matrix_product(t, rows)};
 }
 
 /// X <- X (I - V T V^T).
 void reflect(at::Tensor x, const Reflections& by) {
-  x.sub_(detail::matrix_product(detail::matrix_product(x, by.rows.t()), by.scaled));
+  x.sub_(matrix_product(matrix_product(x, by.rows.t()), by.scaled));
 }
 
 /// The product of both, `second` being for what comes after the columns of `first`:
@@ -87,24 +88,26 @@ void apply(const Reflections& block, int64_t begin, at::Tensor& q) {
   if (rest > 0) {
     const at::Tensor later = q.narrow(0, next, rest).narrow(1, next, rest);
     w.narrow(0, columns, rest)
-        .copy_(detail::matrix_product(later, block.scaled.narrow(1, columns, rest).t()));
+        .copy_(matrix_product(later, block.scaled.narrow(1, columns, rest).t()));
   }
   at::Tensor changed = q.narrow(0, begin, length).narrow(1, begin, length);
   changed.diagonal().narrow(0, 0, columns).fill_(1);
-  changed.sub_(detail::matrix_product(w, block.rows));
+  changed.sub_(matrix_product(w, block.rows));
 }
 
 QrFactors qr_by_blocks(const at::Tensor& matrix) {
   at::Tensor triangle = matrix.t().clone(at::MemoryFormat::Contiguous);
-  const int64_t n = matrix.size(0), width = n >= kLarge ? 2 * kColumns : kColumns;
+  const int64_t m = matrix.size(0), n = matrix.size(1);
+  const int64_t width = m >= kLarge ? 2 * kColumns : kColumns;
   std::vector<Reflections> blocks;
   for (int64_t begin = 0; begin < n; begin += width) {
     const int64_t columns = std::min(width, n - begin), next = begin + columns;
-    const at::Tensor right = triangle.narrow(1, begin, n - begin);
+    const at::Tensor right = triangle.narrow(1, begin, m - begin);
     blocks.push_back(eliminate(right.narrow(0, begin, columns)));
     if (next < n) reflect(right.narrow(0, next, n - next), blocks.back());
   }
-  at::Tensor q = at::zeros_like(triangle);
+  at::Tensor q = at::zeros({m, m}, matrix.options());
+  q.diagonal().narrow(0, n, m - n).fill_(1);
   for (int64_t i = static_cast<int64_t>(blocks.size()); i-- > 0;) {
     apply(blocks[static_cast<size_t>(i)], i * width, q);
   }
@@ -115,12 +118,13 @@ QrFactors qr_by_blocks(const at::Tensor& matrix) {
 
 QrFactors qr(const at::Tensor& matrix) {
   constexpr int64_t kSmallest = 2 * kColumns;  // measured: up to here, LAPACK is as fast
-  if (matrix.size(0) > kSmallest && detail::is_for_one_dnn(matrix, matrix)) {
+  if (matrix.size(1) > kSmallest && is_for_one_dnn(matrix.t(), matrix)) {
     return qr_by_blocks(matrix);
   }
   // LibTorch has no QR below float32.
   const at::ScalarType dtype = matrix.scalar_type();
-  auto [orthogonal, triangle] = at::linalg_qr(matrix.to(c10::promoteTypes(dtype, at::kFloat)));
+  auto [orthogonal, triangle] =
+      at::linalg_qr(matrix.to(c10::promoteTypes(dtype, at::kFloat)), "complete");
   return {.orthogonal = orthogonal.to(dtype), .triangle = triangle.to(dtype)};
 }
 
@@ -134,9 +138,9 @@ at::Tensor symmetric_product(const QrFactors& factors) {
     const at::Tensor strip = right.narrow(0, begin, below).narrow(1, begin, columns);
     product.narrow(0, begin, below)
         .narrow(1, begin, columns)
-        .copy_(detail::matrix_product(left.narrow(0, begin, below).narrow(1, begin, below), strip));
+        .copy_(matrix_product(left.narrow(0, begin, below).narrow(1, begin, below), strip));
   }
   return product;
 }
 
-}  // namespace curvature::optim
+}  // namespace curvature::detail
