@@ -15,7 +15,7 @@ struct QrFactors {
 QrFactors qr(const at::Tensor& matrix);
 
 /// The lower triangle of R Q for a product that is known to be symmetric; what is above holds no
-/// meaning. Needs n^3 / 3 operations.
+/// meaning. Needs (2/3) n^3 operations.
 at::Tensor symmetric_product(const QrFactors& factors);
 
 }  // namespace curvature::optim
