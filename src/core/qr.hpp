@@ -16,7 +16,7 @@ struct QrFactors {
 QrFactors qr(const at::Tensor& matrix);
 
 /// For a square matrix the lower triangle of R Q, a product that is known to be symmetric; what is
-/// above holds no meaning. Needs n^3 / 3 operations.
+/// above holds no meaning. Needs (2/3) n^3 operations.
 at::Tensor symmetric_product(const QrFactors& factors);
 
 }  // namespace curvature::detail
