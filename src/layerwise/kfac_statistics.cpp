@@ -1,11 +1,13 @@
 #include "layerwise/kfac_statistics.hpp"
 
+#include <functional>
 #include <limits>
+#include <map>
+#include <string_view>
 #include <utility>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/equal.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/maximum.h>
@@ -36,21 +38,27 @@ struct Eigenvectors {
 };
 
 /// Eigenvectors of symmetric matrices; equal ones, such as those of inputs that several layers
-/// share, are decomposed once.
+/// share, are decomposed once. The matrices are known by size and hash, which saves their memory:
+/// with 64 bits no two different ones will meet.
 class EigenvectorCache {
  public:
   Eigenvectors of(const at::Tensor& matrix, int64_t max_rank, const std::string& who) {
-    for (const auto& [known, eigenvectors] : known_) {
-      if (known.sizes() == matrix.sizes() && at::equal(known, matrix)) return eigenvectors;
+    const auto [entry, is_new] = known_.try_emplace({matrix.size(0), hash(matrix)});
+    if (is_new) {
+      const auto [values, vectors] = semidefinite_eigen(matrix, max_rank, who);
+      entry->second = {vectors, static_cast<double>(values.eq(0).sum().item<int64_t>())};
     }
-    const auto [values, vectors] = semidefinite_eigen(matrix, max_rank, who);
-    const auto num_null = static_cast<double>(values.eq(0).sum().item<int64_t>());
-    known_.emplace_back(matrix, Eigenvectors{vectors, num_null});
-    return known_.back().second;
+    return entry->second;
   }
 
  private:
-  std::vector<std::pair<at::Tensor, Eigenvectors>> known_;
+  static size_t hash(const at::Tensor& matrix) {
+    const at::Tensor host = matrix.cpu().contiguous();
+    return std::hash<std::string_view>()(
+        {static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
+  }
+
+  std::map<std::pair<int64_t, size_t>, Eigenvectors> known_;
 };
 
 /// Zeros for the first `num_null` rows of mean squares if the largest of them is below the
@@ -238,18 +246,19 @@ void KfacStatistics::forget_squares() {
 
 void KfacStatistics::refresh_basis() {
   const at::NoGradGuard no_grad;
-  const std::vector<FactorPair> pairs = factors();
   const std::vector<int64_t> ranks = rank_bounds();
   EigenvectorCache eigenvectors;
   std::vector<std::pair<Eigenvectors, Eigenvectors>> bases;
-  for (size_t i = 0; i < pairs.size(); ++i) {
+  for (size_t i = 0; i < sums_.size(); ++i) {
     const LayerBlock& block = plan_.blocks[i];
     const std::string layer = layer_name(risk_.space(), block);
+    const FactorPair& sums = sums_[i].factors;
+    const FactorPair factors = factors_from(i, {sums.a.clone(), sums.b.clone()});
     Eigenvectors a = {};
     if (!block.one_hot) {
-      a = eigenvectors.of(pairs[i].a, ranks[2 * i], fmt::format("input factor of '{}'", layer));
+      a = eigenvectors.of(factors.a, ranks[2 * i], fmt::format("input factor of '{}'", layer));
     }
-    bases.emplace_back(std::move(a), eigenvectors.of(pairs[i].b, ranks[2 * i + 1],
+    bases.emplace_back(std::move(a), eigenvectors.of(factors.b, ranks[2 * i + 1],
                                                      fmt::format("output factor of '{}'", layer)));
   }
   for (size_t i = 0; i < bases.size(); ++i) {
@@ -276,41 +285,38 @@ std::vector<int64_t> KfacStatistics::rank_bounds() const {
   return {numbers, numbers + rows.front().numel()};
 }
 
-std::vector<FactorPair> KfacStatistics::factors() const& {
-  KfacStatistics copy = *this;
-  for (BlockSums& sums : copy.sums_) {
-    sums.factors.a = sums.factors.a.clone();
-    sums.factors.b = sums.factors.b.clone();
+FactorPair KfacStatistics::factors_from(size_t block, FactorPair sums) const {
+  const at::NoGradGuard no_grad;
+  TensorList all = {sums.a, sums.b, at::full({1}, sums_[block].input_count, at::kDouble),
+                    at::full({1}, factor_weight_, at::kDouble)};
+  risk_.reducer().sum(all);
+  at::Tensor a = all[0], b = all[1];
+  const double count = all[2].item<double>();
+  const double input_scale = count > 0 ? 1 / count : 1;
+  if (a.dim() == 1) {
+    a.mul_(input_scale);
+  } else {
+    mirror_lower(a, input_scale);
   }
-  return std::move(copy).factors();
+  if (options_.fisher == Fisher::kForwardOnly) return {a, at::eye(b.size(0), b.options())};
+  // B is a sum over the data, of which this may be a part.
+  const double part = all[3].item<double>() / risk_.total_weight();
+  mirror_lower(b, part > 0 ? 1 / part : 1);
+  return {a, b};
+}
+
+std::vector<FactorPair> KfacStatistics::factors() const& {
+  std::vector<FactorPair> pairs;
+  for (size_t i = 0; i < sums_.size(); ++i) {
+    const FactorPair& sums = sums_[i].factors;
+    pairs.push_back(factors_from(i, {sums.a.clone(), sums.b.clone()}));
+  }
+  return pairs;
 }
 
 std::vector<FactorPair> KfacStatistics::factors() && {
-  const at::NoGradGuard no_grad;
-  TensorList sums;
-  for (const BlockSums& block : sums_) {
-    sums.push_back(block.factors.a);
-    sums.push_back(block.factors.b);
-    sums.push_back(at::full({1}, block.input_count, at::kDouble));
-  }
-  sums.push_back(at::full({1}, factor_weight_, at::kDouble));
-  risk_.reducer().sum(sums);
-  // B is a sum over the data, of which this may be a part.
-  const double part = sums.back().item<double>() / risk_.total_weight();
-  const double output_scale = part > 0 ? 1 / part : 1;
   std::vector<FactorPair> pairs;
-  for (size_t i = 0; i < sums_.size(); ++i) {
-    const double count = sums[3 * i + 2].item<double>();
-    const double input_scale = count > 0 ? 1 / count : 1;
-    at::Tensor a = sums[3 * i], b = sums[3 * i + 1];
-    a.dim() == 1 ? static_cast<void>(a.mul_(input_scale)) : mirror_lower(a, input_scale);
-    if (options_.fisher == Fisher::kForwardOnly) {
-      b = at::eye(b.size(0), b.options());
-    } else {
-      mirror_lower(b, output_scale);
-    }
-    pairs.push_back({a, b});
-  }
+  for (size_t i = 0; i < sums_.size(); ++i) pairs.push_back(factors_from(i, sums_[i].factors));
   return pairs;
 }
 

@@ -73,6 +73,8 @@ class KfacStatistics {
   double add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const;
   void add_squares(const LayerPass& pass, const TensorList& backward);
   void forget_squares();
+  /// The factors of a block from its sums over this worker's data, whose memory they take.
+  FactorPair factors_from(size_t block, FactorPair sums) const;
   /// No factor's rank is larger, over all workers: two numbers for each block, those of A and B.
   std::vector<int64_t> rank_bounds() const;
   /// What tells layers and options apart.

@@ -37,9 +37,8 @@ OutputMetric hessian_metric(const BatchRisk& batch, const at::Tensor& output, co
 
 /// k w_r S_r S_r^T with S `[R, C, M]`.
 OutputMetric factor_metric(const at::Tensor& factor, const at::Tensor& weights) {
-  const at::Tensor weighted_factor = factor * weights;
-  return [factor, weighted_factor](const at::Tensor& v) {
-    return at::matmul(weighted_factor, at::matmul(factor.transpose(1, 2), v));
+  return [factor, weights](const at::Tensor& v) {
+    return at::matmul(factor, at::matmul(factor.transpose(1, 2), v) * weights);
   };
 }
 

@@ -5,6 +5,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include <curvature/core/random.hpp>
@@ -46,15 +47,17 @@ SymmetricEigen semidefinite_eigen_in_range(const at::Tensor& matrix, int64_t max
                                            const std::string& who) {
   check_finite(matrix, who);
   const int64_t n = matrix.size(0), k = std::min(n, max_rank + kOversampling);
+  // What stays comes first, so that all that passes leaves one hole in the heap.
+  at::Tensor vectors = at::empty_like(matrix, at::MemoryFormat::Contiguous);  // as rows
   const at::Tensor signs =
       draw_probes(RandomSource(), Probe::kRademacher, n, 0, k, matrix.options());
   const at::Tensor basis = qr(matrix_product(matrix, signs)).orthogonal.t();  // as rows
   const at::Tensor range = basis.narrow(0, 0, k);
   const SymmetricEigen eigen =
       symmetric_eigen(symmetric_product(range, matrix_product(matrix, range.t())), who);
-  const at::Tensor vectors = matrix_product(eigen.vectors.t(), range);
-  return {at::cat({at::zeros({n - k}, matrix.options()), eigen.values.clamp_min(0)}),
-          at::cat({basis.narrow(0, k, n - k), vectors}).t()};
+  vectors.narrow(0, 0, n - k).copy_(basis.narrow(0, k, n - k));
+  vectors.narrow(0, n - k, k).copy_(matrix_product(eigen.vectors.t(), range));
+  return {at::cat({at::zeros({n - k}, matrix.options()), eigen.values.clamp_min(0)}), vectors.t()};
 }
 
 SymmetricEigen semidefinite_eigen(const at::Tensor& matrix, int64_t max_rank,
