@@ -7,18 +7,29 @@
 namespace curvature::detail {
 namespace {
 
+template <class Tag>
 thread_local bool is_on = false;
-thread_local bool zero_products_are_on = false;
 
 }  // namespace
 
-FastKernels::FastKernels() : before_(is_on) { is_on = true; }
-FastKernels::~FastKernels() { is_on = before_; }
-bool FastKernels::on() { return is_on; }
+template <class Tag>
+ThreadSwitch<Tag>::ThreadSwitch() : before_(is_on<Tag>) {
+  is_on<Tag> = true;
+}
 
-ZeroProducts::ZeroProducts() : before_(zero_products_are_on) { zero_products_are_on = true; }
-ZeroProducts::~ZeroProducts() { zero_products_are_on = before_; }
-bool ZeroProducts::on() { return zero_products_are_on; }
+template <class Tag>
+ThreadSwitch<Tag>::~ThreadSwitch() {
+  is_on<Tag> = before_;
+}
+
+template <class Tag>
+bool ThreadSwitch<Tag>::on() {
+  return is_on<Tag>;
+}
+
+// Here and not in the header: who uses a switch links what registers the kernels below.
+template class ThreadSwitch<FastKernelsTag>;
+template class ThreadSwitch<ZeroProductsTag>;
 
 /// The last stop before the CPU's own kernels that every product passes.
 TORCH_LIBRARY_IMPL(aten, BackendSelect, library) {

@@ -7,7 +7,8 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/DispatchKeySet.h>
 
-/// Kernels that stand in for LibTorch's, with its signatures, while `FastKernels` lives.
+/// Kernels that stand in for LibTorch's, with its signatures, while `FastKernels` or `ZeroProducts`
+/// lives.
 namespace curvature::detail {
 
 /// What comes after this library's kernels below autograd.
