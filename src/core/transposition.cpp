@@ -9,16 +9,44 @@ namespace curvature::detail {
 namespace {
 
 /// Rows of the operand read at once: with a few dozen columns they stay in the first cache.
-constexpr int64_t kRowsAtOnce = 256;
+constexpr int64_t kRowsAtOnce = 64;
+constexpr int64_t kTile = 4;
+
+/// A tile, through registers.
+template <typename Scalar>
+void transpose_tile(const Scalar* columns, int64_t num_columns, Scalar* rows, int64_t n) {
+  Scalar tile[kTile][kTile];
+  for (int64_t i = 0; i < kTile; ++i) {
+    for (int64_t k = 0; k < kTile; ++k) tile[k][i] = columns[i * num_columns + k];
+  }
+  for (int64_t k = 0; k < kTile; ++k) {
+    for (int64_t i = 0; i < kTile; ++i) rows[k * n + i] = tile[k][i];
+  }
+}
+
+/// Rows from `begin` to `end`: tiles, then what is left below and beside them.
+template <typename Scalar>
+void transpose_rows(const Scalar* columns, Scalar* rows, int64_t n, int64_t num_columns,
+                    int64_t begin, int64_t end) {
+  const int64_t tiles_end = end - (end - begin) % kTile;
+  const int64_t tiled_columns = num_columns - num_columns % kTile;
+  for (int64_t k = 0; k < tiled_columns; k += kTile) {
+    for (int64_t i = begin; i < tiles_end; i += kTile) {
+      transpose_tile(columns + i * num_columns + k, num_columns, rows + k * n + i, n);
+    }
+  }
+  for (int64_t k = 0; k < num_columns; ++k) {
+    const int64_t first = k < tiled_columns ? tiles_end : begin;
+    for (int64_t i = first; i < end; ++i) rows[k * n + i] = columns[i * num_columns + k];
+  }
+}
 
 template <typename Scalar>
 void transpose(const Scalar* columns, Scalar* rows, int64_t n, int64_t num_columns) {
   at::parallel_for(0, n, int64_t{1} << 16, [=](int64_t first, int64_t last) {
     for (int64_t begin = first; begin < last; begin += kRowsAtOnce) {
       const int64_t end = std::min(begin + kRowsAtOnce, last);
-      for (int64_t k = 0; k < num_columns; ++k) {
-        for (int64_t i = begin; i < end; ++i) rows[k * n + i] = columns[i * num_columns + k];
-      }
+      transpose_rows(columns, rows, n, num_columns, begin, end);
     }
   });
 }

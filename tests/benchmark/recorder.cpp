@@ -79,13 +79,13 @@ void Recorder::product(const std::string& operation, const LinearOperator& a,
   measure(
       operation, "product", [&] { result = a.apply(v); },
       [&] {
-        return Json{{"value", inner(v, result)}};
+        return Json{{"value", inner(v.t(), result.t())}};
       });
 }
 
 at::Tensor probe(const LinearOperator& a, int64_t columns) {
   const auto options = at::TensorOptions().dtype(a.spec().dtype).device(a.spec().device);
-  const at::Tensor probe = at::empty({a.cols(), columns}, options);
+  const at::Tensor probe = at::empty({columns, a.cols()}, options).t();  // as operators answer
   for (int64_t begin = 0; begin < a.cols(); begin += kRowsAtOnce) {
     const int64_t end = std::min(begin + kRowsAtOnce, a.cols());
     const at::Tensor index = at::arange(begin, end, at::kDouble).unsqueeze(1);
