@@ -6,7 +6,6 @@
 #include <map>
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/isfinite.h>
 
 #include <curvature/core/memory.hpp>
 #include <curvature/io/array.hpp>
@@ -14,6 +13,7 @@
 #include <curvature/model/torchscript.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 
 namespace curvature::cli {
 namespace {
@@ -149,7 +149,7 @@ at::Tensor read_vectors(const std::string& name, const Problem& problem) {
                   c10::toString(vectors.scalar_type()));
   const at::Tensor& parameter = problem.model.parameters().front().tensor;
   const at::Tensor cast = vectors.to(parameter.device(), parameter.scalar_type());
-  CURVATURE_CHECK(at::isfinite(cast).all().item<bool>(), DataError,
+  CURVATURE_CHECK(detail::is_finite(cast), DataError,
                   "{}: vectors must be finite; expected {} numbers, got NaN or infinity", name,
                   c10::toString(parameter.scalar_type()));
   return cast;

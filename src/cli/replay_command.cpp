@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/isfinite.h>
 
 #include <CLI/App.hpp>
 
@@ -14,6 +13,7 @@
 #include "cli/report.hpp"
 #include "cli/validators.hpp"
 #include "core/check.hpp"
+#include "core/finite.hpp"
 
 namespace curvature::cli {
 namespace {
@@ -54,7 +54,7 @@ void check_parameter(const NamedTensor& parameter, const std::string& file) {
   CURVATURE_CHECK(dtype == at::kFloat || dtype == at::kDouble, DataError,
                   "{}: '{}' has another dtype; expected float32 or float64, got {}", file,
                   parameter.name, c10::toString(dtype));
-  CURVATURE_CHECK(at::isfinite(parameter.tensor).all().item<bool>(), DataError,
+  CURVATURE_CHECK(detail::is_finite(parameter.tensor), DataError,
                   "{}: '{}' is not finite; expected numbers, got NaN or infinity", file,
                   parameter.name);
 }

@@ -1,5 +1,4 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
@@ -7,6 +6,7 @@
 #include <curvature/matrix_free/ggn.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "core/transposition.hpp"
 #include "matrix_free/curvature_operator.hpp"
 
@@ -139,8 +139,7 @@ at::Tensor ggn_gram(const EmpiricalRisk& risk, const at::Tensor& columns) {
   risk.reducer().sum(gram);
   const at::Tensor doubles = rows.to(at::kDouble);
   gram[0].add_(doubles.mm(doubles.t()), risk.options().weight_decay);
-  CURVATURE_CHECK(at::isfinite(gram[0]).all().item<bool>(), NumericalError,
-                  "ggn_gram: a product is not finite");
+  CURVATURE_CHECK(detail::is_finite(gram[0]), NumericalError, "ggn_gram: a product is not finite");
   return ((gram[0] + gram[0].t()) / 2).cpu();
 }
 

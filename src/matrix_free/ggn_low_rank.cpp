@@ -4,7 +4,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
@@ -13,6 +12,7 @@
 #include <curvature/operators/low_rank.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "matrix_free/curvature_operator.hpp"
 #include "matrix_free/pullback.hpp"
 
@@ -63,8 +63,7 @@ OperatorPtr low_rank(const EmpiricalRisk& risk, const MatrixFreeOptions& options
         }
       });
   rows = rows.narrow(0, 0, count);
-  CURVATURE_CHECK(at::isfinite(rows).all().item<bool>(), NumericalError,
-                  "{}: a gradient is not finite", who);
+  CURVATURE_CHECK(detail::is_finite(rows), NumericalError, "{}: a gradient is not finite", who);
   return low_rank_plus_diagonal(at::full({spec.domain.size()}, weight_decay, numbers), rows.t(),
                                 at::ones({count}, numbers), spec.domain, spec.symmetry);
 }

@@ -7,7 +7,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -15,6 +14,7 @@
 
 #include "core/check.hpp"
 #include "core/fast_kernels.hpp"
+#include "core/finite.hpp"
 #include "core/translate.hpp"
 #include "core/transposition.hpp"
 #include "matrix_free/math_attention.hpp"
@@ -78,7 +78,7 @@ OutputLinearization::OutputLinearization(const BatchRisk& batch, const TensorLis
     const MathAttentionGuard math_attention;
     output_ = batch.predict();
   }
-  CURVATURE_CHECK(at::isfinite(output_.detach()).all().item<bool>(), NumericalError,
+  CURVATURE_CHECK(detail::is_finite(output_.detach()), NumericalError,
                   "linearisation: the model's output is not finite for the batch that begins with "
                   "example {}",
                   batch.first_example());

@@ -6,9 +6,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/isfinite.h>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 
 namespace curvature::detail {
 namespace {
@@ -109,7 +109,7 @@ at::Tensor checked_output(const Model& model, const TensorList& inputs) {
                   c10::toString(parameter.scalar_type()), c10::toString(output.scalar_type()));
   CURVATURE_CHECK(output.numel() > 0, ModelError, "Model: the output {} is empty",
                   to_string(output.sizes()));
-  CURVATURE_CHECK(at::isfinite(output).all().item<bool>(), NumericalError,
+  CURVATURE_CHECK(detail::is_finite(output), NumericalError,
                   "Model: the output contains NaN or infinity");
   CURVATURE_CHECK(!generators.moved(), ModelError,
                   "Model: the output is random (dropout in training mode?); {}", kRemedy);

@@ -6,7 +6,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/full_like.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
@@ -16,6 +15,7 @@
 #include <curvature/model/empirical_risk.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "model/determinism.hpp"
 
 namespace curvature {
@@ -95,7 +95,7 @@ void check_batch(const Batch& batch, int64_t index) {
     CURVATURE_CHECK(input.dim() > 0 && input.size(0) == batch.size(), DataError,
                     "EmpiricalRisk: batch {}, input {}: expected {} examples, got {}", index, i,
                     batch.size(), detail::to_string(input.sizes()));
-    CURVATURE_CHECK(!input.is_floating_point() || at::isfinite(input).all().item<bool>(), DataError,
+    CURVATURE_CHECK(detail::is_finite(input), DataError,
                     "EmpiricalRisk: batch {}, input {} contains NaN or infinity", index, i);
   }
   CURVATURE_CHECK(
@@ -103,11 +103,11 @@ void check_batch(const Batch& batch, int64_t index) {
       DataError, "EmpiricalRisk: batch {}: expected targets for {} examples, got {}", index,
       batch.size(), batch.targets.defined() ? detail::to_string(batch.targets.sizes()) : "none");
   if (!batch.weights.defined()) return;
-  CURVATURE_CHECK(
-      batch.weights.dim() == 1 && batch.weights.size(0) == batch.size() &&
-          at::isfinite(batch.weights).all().item<bool>() && batch.weights.ge(0).all().item<bool>(),
-      DataError, "EmpiricalRisk: batch {}: weights must be [{}], finite and not negative", index,
-      batch.size());
+  CURVATURE_CHECK(batch.weights.dim() == 1 && batch.weights.size(0) == batch.size() &&
+                      detail::is_finite(batch.weights) && batch.weights.ge(0).all().item<bool>(),
+                  DataError,
+                  "EmpiricalRisk: batch {}: weights must be [{}], finite and not negative", index,
+                  batch.size());
 }
 
 Batch to_device(Batch batch, const at::Device& device) {
@@ -196,7 +196,7 @@ EmpiricalRisk::EmpiricalRisk(Model model, LossPtr loss, DatasetPtr data, RiskOpt
                                        std::move(options));
   state->select(state->options.parameters);
   for (size_t i = 0; i < state->parameters.size(); ++i) {
-    CURVATURE_CHECK(at::isfinite(state->parameters[i].detach()).all().item<bool>(), ModelError,
+    CURVATURE_CHECK(detail::is_finite(state->parameters[i].detach()), ModelError,
                     "EmpiricalRisk: parameter '{}' contains NaN or infinity",
                     state->space.entries()[i].name);
   }
@@ -284,7 +284,7 @@ LossAndGradient EmpiricalRisk::loss_and_gradient(const Observer& observer) const
   }
   loss = sum_over_workers(loss, *this);
   for (size_t i = 0; i < total.size(); ++i) {
-    CURVATURE_CHECK(at::isfinite(total[i]).all().item<bool>(), NumericalError,
+    CURVATURE_CHECK(detail::is_finite(total[i]), NumericalError,
                     "EmpiricalRisk: the gradient of '{}' is not finite", space().entries()[i].name);
   }
   return {.loss = loss, .gradient = std::move(total)};

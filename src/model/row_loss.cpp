@@ -1,8 +1,7 @@
 #include "model/row_loss.hpp"
 
-#include <ATen/ops/isfinite.h>
-
 #include "core/check.hpp"
+#include "core/finite.hpp"
 
 namespace curvature::detail {
 
@@ -49,8 +48,8 @@ void RowLoss::check_real(const at::Tensor& targets, at::ScalarType dtype) const 
   CURVATURE_CHECK(targets.scalar_type() == dtype, DataError,
                   "{}: targets must have the model's dtype; expected {}, got {}", name_,
                   c10::toString(dtype), c10::toString(targets.scalar_type()));
-  CURVATURE_CHECK(at::isfinite(targets).all().item<bool>(), DataError,
-                  "{}: targets contain NaN or infinity", name_);
+  CURVATURE_CHECK(detail::is_finite(targets), DataError, "{}: targets contain NaN or infinity",
+                  name_);
 }
 
 }  // namespace curvature::detail

@@ -5,7 +5,6 @@
 #include <optional>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/aminmax.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/linalg_eigvalsh.h>
@@ -14,6 +13,7 @@
 
 #include "core/check.hpp"
 #include "core/epsilon.hpp"
+#include "core/finite.hpp"
 #include "operators/definite_inverse.hpp"
 
 namespace curvature::detail {
@@ -112,10 +112,8 @@ LogDeterminant log_determinant_of_matrix(const at::Tensor& matrix) {
 }
 
 void check_finite(const at::Tensor& matrix, const std::string& who) {
-  if (matrix.numel() == 0) return;
-  const auto [smallest, largest] = at::aminmax(matrix);  // one pass; NaN if there is one
-  CURVATURE_CHECK(std::isfinite(smallest.item<double>()) && std::isfinite(largest.item<double>()),
-                  NumericalError, "{}: the matrix has entries that are not finite", who);
+  CURVATURE_CHECK(is_finite(matrix), NumericalError,
+                  "{}: the matrix has entries that are not finite", who);
 }
 
 SymmetricEigen symmetric_eigen(const at::Tensor& matrix, const std::string& who) {

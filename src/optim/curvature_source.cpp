@@ -8,7 +8,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/isfinite.h>
 
 #include <curvature/layerwise/kfac_estimator.hpp>
 #include <curvature/layerwise/squared_gradients.hpp>
@@ -18,6 +17,7 @@
 #include <curvature/operators/kronecker.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "layerwise/layer_plan.hpp"
 
 namespace curvature::optim::detail {
@@ -352,10 +352,10 @@ class SquaredGradientSource final : public CurvatureSource {
 
  private:
   static void check_finite(const Space& space, const at::Tensor& values) {
-    if (at::isfinite(values).all().item<bool>()) return;
+    if (curvature::detail::is_finite(values)) return;
     const TensorList parts = space.split(values.unsqueeze(1));
     for (size_t i = 0; i < parts.size(); ++i) {
-      CURVATURE_CHECK(at::isfinite(parts[i]).all().item<bool>(), NumericalError,
+      CURVATURE_CHECK(curvature::detail::is_finite(parts[i]), NumericalError,
                       "vogn: a squared gradient of '{}' is not finite", space.entries()[i].name);
     }
   }

@@ -6,10 +6,10 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 
 namespace curvature::optim::detail {
 namespace {
@@ -121,8 +121,8 @@ at::Tensor StateReader::vector(const std::string& name, const Space& space,
         DataError, "{}: '{}' does not fit; expected {} of shape {}, got {} of {}", who_, key,
         c10::toString(dtype), curvature::detail::to_string(entry.shape),
         c10::toString(tensor.scalar_type()), curvature::detail::to_string(tensor.sizes()));
-    CURVATURE_CHECK(at::isfinite(tensor).all().item<bool>(), DataError, "{}: '{}' is not finite",
-                    who_, key);
+    CURVATURE_CHECK(curvature::detail::is_finite(tensor), DataError, "{}: '{}' is not finite", who_,
+                    key);
     parts.push_back(tensor.to(options));
   }
   return parts.empty() ? at::Tensor() : flat(space, parts);

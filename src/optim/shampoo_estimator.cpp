@@ -6,13 +6,13 @@
 #include <ATen/ops/pow.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <curvature/operators/algebra.hpp>
 #include <curvature/operators/kronecker.hpp>
 #include <curvature/optim/shampoo_estimator.hpp>
 
 #include "core/check.hpp"
-#include "core/matrix_product.hpp"
 #include "layerwise/gram.hpp"
 #include "optim/axis_order.hpp"
 #include "optim/coupled_root.hpp"
@@ -134,8 +134,12 @@ class ShampooEstimator : public CovarianceEstimator {
               root_by_products(factor, options_.root, exponent, options_.factor_epsilon)) {
         mode.root = *root;
       } else if (const auto eigen = solve_(factor, i)) {
-        const at::Tensor& q = eigen->vectors;
-        mode.root = detail::matrix_product(q * powers(eigen->values, -exponent), q.t());
+        // Q f(l) Q^T by half of its operations: it is the Gram matrix of f(l)^(1/2) Q^T.
+        const at::Tensor rows =
+            eigen->vectors.t() * powers(eigen->values, -exponent / 2).unsqueeze(1);
+        mode.root = at::zeros_like(factor);
+        detail::add_gram(mode.root, rows);
+        detail::mirror_lower(mode.root);
       }
     }
     if (options_.trace_scaling) trace_scale_ = std::pow(trace / weight(), (k - 1) / 2);

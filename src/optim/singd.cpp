@@ -6,12 +6,12 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 
 #include <curvature/optim/singd.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "core/inner_product.hpp"
 #include "layerwise/assemble.hpp"
 #include "optim/inverse_blocks.hpp"
@@ -35,7 +35,7 @@ double largest_entry(const Parts& parts) {
 
 bool is_finite(const Parts& parts) {
   return std::all_of(parts.begin(), parts.end(),
-                     [](const at::Tensor& part) { return at::isfinite(part).all().item<bool>(); });
+                     [](const at::Tensor& part) { return curvature::detail::is_finite(part); });
 }
 
 /// What random numbers are for; statistics have the source itself and a purpose of theirs.
@@ -316,7 +316,7 @@ class Singd final : public detail::ModelMinimizer {
           "{}: the factor '{}' does not fit; expected {} of shape {}, got {} of {}", name(), key,
           c10::toString(tensor.scalar_type()), curvature::detail::to_string(tensor.sizes()),
           c10::toString(saved.scalar_type()), curvature::detail::to_string(saved.sizes()));
-      CURVATURE_CHECK(at::isfinite(saved).all().item<bool>(), DataError,
+      CURVATURE_CHECK(curvature::detail::is_finite(saved), DataError,
                       "{}: the factor '{}' is not finite", name(), key);
       tensor = saved.to(tensor.options()).clone().contiguous();
       ++count;

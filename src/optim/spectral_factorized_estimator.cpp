@@ -4,7 +4,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_eigh.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/ones.h>
@@ -15,6 +14,7 @@
 #include <curvature/optim/spectral_factorized_estimator.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "optim/axis_order.hpp"
 #include "optim/cayley.hpp"
 #include "optim/mode_algebra.hpp"
@@ -229,7 +229,7 @@ void update(SpectralMatrix& s, const at::Tensor& h, const SpectralUpdateOptions&
                   "{}",
                   options.rate, options.max_rotation, options.max_log_change);
   const at::Tensor inner = s.basis.t().matmul(h).matmul(s.basis);
-  CURVATURE_CHECK(at::isfinite(inner).all().item<bool>(), NumericalError,
+  CURVATURE_CHECK(curvature::detail::is_finite(inner), NumericalError,
                   "update: the sample contains NaN or infinity, or is too large");
   at::Tensor change = inner.diagonal().div(s.eigenvalues).sub_(options.forgetting);
   change.mul_(options.rate).clamp_(-options.max_log_change, options.max_log_change);

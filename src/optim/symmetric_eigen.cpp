@@ -1,8 +1,8 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_eigh.h>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "optim/symmetric_eigen.hpp"
 
 namespace curvature::optim {
@@ -16,8 +16,7 @@ SymmetricEigen by_lapack(const at::Tensor& matrix) {
 }
 
 bool is_finite(const SymmetricEigen& eigen) {
-  return at::isfinite(eigen.values).all().item<bool>() &&
-         at::isfinite(eigen.vectors).all().item<bool>();
+  return detail::is_finite(eigen.values) && detail::is_finite(eigen.vectors);
 }
 
 /// The decomposition, or nothing if LAPACK fails.
@@ -41,7 +40,7 @@ EigenSolver::EigenSolver(const ParameterView& view, Function decompose)
 
 std::optional<SymmetricEigen> EigenSolver::operator()(const at::Tensor& matrix, size_t mode) {
   const size_t axis = axes_.empty() ? mode : axes_[mode];
-  CURVATURE_CHECK(at::isfinite(matrix).all().item<bool>(), NumericalError,
+  CURVATURE_CHECK(detail::is_finite(matrix), NumericalError,
                   "'{}': the factor of axis {} is not finite", name_, axis);
   auto eigen = attempt(decompose_, matrix);
   if (!eigen) {

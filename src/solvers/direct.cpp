@@ -6,7 +6,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cholesky_solve.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_cholesky_ex.h>
 #include <ATen/ops/linalg_ldl_factor_ex.h>
 #include <ATen/ops/linalg_ldl_solve.h>
@@ -16,6 +15,7 @@
 #include <curvature/core/memory.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "core/inner_product.hpp"
 #include "solvers/lockstep.hpp"
 
@@ -39,7 +39,7 @@ at::Tensor matrix_of(const LinearOperator& a, const Observer& observer) {
   if (observer) observer({"Dense matrix", 0, a.cols()});
   at::Tensor matrix = materialize(a).to(at::kDouble);
   if (observer) observer({"Dense matrix", a.cols(), a.cols()});
-  CURVATURE_CHECK(std::isfinite(matrix.sum().item<double>()), NumericalError,
+  CURVATURE_CHECK(detail::is_finite(matrix), NumericalError,
                   "direct: the matrix of {} is not finite", a.describe());
   return a.is_symmetric() ? (matrix + matrix.t()) / 2 : matrix;
 }

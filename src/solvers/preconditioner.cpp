@@ -4,17 +4,17 @@
 #include <utility>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/isfinite.h>
 
 #include <curvature/operators/diagonal.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 
 namespace curvature {
 
 OperatorPtr diagonal_preconditioner(const at::Tensor& d, Space space, double damping) {
   constexpr double kFloor = 1e-6;
-  CURVATURE_CHECK(d.defined() && at::isfinite(d).all().item<bool>(), DataError,
+  CURVATURE_CHECK(d.defined() && detail::is_finite(d), DataError,
                   "diagonal_preconditioner: the diagonal is not finite");
   CURVATURE_CHECK(damping >= 0 && std::isfinite(damping), OptionError,
                   "diagonal_preconditioner: damping must be finite and not negative; got {}",

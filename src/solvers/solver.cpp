@@ -3,12 +3,12 @@
 #include <utility>
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 
 #include <curvature/operators/algebra.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 
 namespace curvature {
 namespace {
@@ -22,8 +22,7 @@ void check_vectors(const LinearOperator& a, const at::Tensor& x, int64_t size, c
                   "solve: expected a {} of {} on {}, got {} on {}; convert it with .to()", what,
                   c10::toString(a.spec().dtype), a.spec().device.str(),
                   c10::toString(x.scalar_type()), x.device().str());
-  CURVATURE_CHECK(at::isfinite(x).all().item<bool>(), DataError, "solve: the {} is not finite",
-                  what);
+  CURVATURE_CHECK(detail::is_finite(x), DataError, "solve: the {} is not finite", what);
 }
 
 void check_dtype(const LinearOperator& a) {

@@ -9,6 +9,7 @@
 #include <map>
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/linalg_eigh.h>
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
@@ -186,13 +187,47 @@ Json run(const std::string& workload, const std::vector<Shape>& shapes, const st
           {"repeats", seconds.size()}};
 }
 
+/// Median seconds of LAPACK for a positive definite matrix `[n, n]`.
+double decomposition_seconds(int64_t n) {
+  constexpr size_t kRepeats = 5;
+  const at::Tensor rows = RandomSource(0).normal(0, 2 * n * n).to(at::kFloat).view({2 * n, n});
+  const at::Tensor gram = rows.t().mm(rows);
+  std::vector<double> seconds;
+  for (size_t i = 0; i < kRepeats; ++i) {
+    const auto begin = std::chrono::steady_clock::now();
+    at::linalg_eigh(gram);
+    seconds.push_back(
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return seconds[kRepeats / 2];
+}
+
+/// What LAPACK alone takes for the factors of all axes: Shampoo cannot renew its roots in less.
+Json decompositions(const std::string& workload, const std::vector<Shape>& shapes,
+                    const Options& options) {
+  std::map<int64_t, int64_t> counts;
+  for (const Shape& shape : shapes) {
+    if (shape.size() == 1) continue;
+    for (const int64_t n : shape) counts[n] += 1;
+  }
+  double total = 0;
+  for (const auto& [n, count] : counts) {
+    total += static_cast<double>(count) * decomposition_seconds(n);
+  }
+  return {{"library", "LibTorch.eigh"}, {"workload", workload},       {"operation", "factors"},
+          {"phase", "every_1"},         {"threads", options.threads}, {"median_s", total}};
+}
+
 }  // namespace
 
 int main(int argc, char* argv[]) {
   Options options;
   CLI::App app("Times steps of optimizers without the gradient");
   app.add_option("--workloads", options.workloads, "mlp, decoder, resnet18")->delimiter(',');
-  app.add_option("--methods", options.methods, "all by default")->delimiter(',');
+  app.add_option("--methods", options.methods,
+                 "all by default; eigh: decompositions of Shampoo's factors alone")
+      ->delimiter(',');
   app.add_option("--budget", options.budget, "seconds for a row");
   app.add_option("--threads", options.threads, "of LibTorch");
   app.add_option("--json", options.json, "file for the rows");
@@ -202,16 +237,21 @@ int main(int argc, char* argv[]) {
   const std::map<std::string, std::vector<Shape>> workloads = {
       {"mlp", mlp()}, {"decoder", decoder()}, {"resnet18", resnet18()}};
   Json rows = Json::array();
+  const auto add = [&](Json row) {
+    std::cout << row.dump() << std::endl;
+    rows.push_back(std::move(row));
+  };
+  const auto is_wanted = [&](const std::string& name) {
+    return options.methods.empty() ||
+           std::find(options.methods.begin(), options.methods.end(), name) != options.methods.end();
+  };
   for (const std::string& workload : options.workloads) {
+    const std::vector<Shape>& shapes = workloads.at(workload);
+    if (is_wanted("eigh")) add(decompositions(workload, shapes, options));
     for (const auto& [name, method] : methods()) {
-      if (!options.methods.empty() &&
-          std::find(options.methods.begin(), options.methods.end(), name) == options.methods.end())
-        continue;
-      for (const int64_t interval : {1, 10}) {
-        if (interval == 10 && !method.has_interval) continue;
-        rows.push_back(run(workload, workloads.at(workload), name, method, interval, options));
-        std::cout << rows.back().dump() << std::endl;
-      }
+      if (!is_wanted(name)) continue;
+      add(run(workload, shapes, name, method, 1, options));
+      if (method.has_interval) add(run(workload, shapes, name, method, 10, options));
     }
   }
   if (!options.json.empty()) std::ofstream(options.json) << rows.dump(1) << '\n';
