@@ -4,6 +4,7 @@
 #include <vector>
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/linalg_svd.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/sign.h>
@@ -55,17 +56,34 @@ at::Tensor exact_polar_factor(const at::Tensor& x) {
   return (u * kept).mm(vt);
 }
 
+/// X <- a X + (b X X^T + c (X X^T)^2) X for the Gram matrix of the axis `shorter`, of which half is
+/// computed.
+at::Tensor newton_schulz_step(const at::Tensor& x, const Coefficients& set, size_t shorter) {
+  const auto [a, b, c] = set;
+  const at::Tensor gram = mode_gram(x, shorter);
+  at::Tensor polynomial = c == 0 ? gram * b : mode_gram(gram, 0).mul_(c).add_(gram, b);
+  polynomial.diagonal().add_(a);
+  return mode_product(x, polynomial, shorter);
+}
+
+/// The same below float32, where sums must not be rounded before they are complete.
+at::Tensor rounded_newton_schulz_step(const at::Tensor& x, const Coefficients& set,
+                                      size_t shorter) {
+  const auto [a, b, c] = set;
+  if (shorter == 1) return rounded_newton_schulz_step(x.t(), set, 0).t();
+  const at::Tensor gram = x.mm(x.t());
+  return at::addmm(x, at::addmm(gram, gram, gram, b, c), x, a);
+}
+
 at::Tensor newton_schulz(const at::Tensor& x, PolarMethod method, int64_t steps) {
   constexpr double kTiny = 1e-7;
   const size_t shorter = x.size(0) > x.size(1) ? 1 : 0;
   at::Tensor y = x / (norm(x) + kTiny);
   const auto& sets = coefficients(method);
+  const auto take_step = x.element_size() < 4 ? rounded_newton_schulz_step : newton_schulz_step;
   for (int64_t step = 0; step < steps; ++step) {
-    const auto [a, b, c] = sets[std::min(static_cast<size_t>(step), sets.size() - 1)];
-    const at::Tensor gram = mode_gram(y, shorter);
-    at::Tensor polynomial = c == 0 ? gram * b : mode_gram(gram, 0).mul_(c).add_(gram, b);
-    polynomial.diagonal().add_(a);
-    y = mode_product(y, polynomial, shorter);
+    const Coefficients& set = sets[std::min(static_cast<size_t>(step), sets.size() - 1)];
+    y = take_step(y, set, shorter);
   }
   return y;
 }
@@ -103,7 +121,9 @@ class MuonEstimator : public CovarianceEstimator {
       case DescentNorm::kFrobenius:
         return m / std::max(norm(m), 1e-300);
       default:
-        return polar_factor(m, options_.method, options_.steps);
+        return polar_factor(m.to(options_.products.value_or(m.scalar_type())), options_.method,
+                            options_.steps)
+            .to(m.scalar_type());
     }
   }
 
@@ -142,6 +162,12 @@ at::Tensor polar_factor(const at::Tensor& x, PolarMethod method, int64_t steps) 
 EstimatorFactory muon_estimator(const MuonOptions& options) {
   CURVATURE_CHECK(options.steps >= 1, OptionError,
                   "muon_estimator: expected at least one step, got {}", options.steps);
+  const at::ScalarType products = options.products.value_or(at::kFloat);
+  CURVATURE_CHECK(
+      at::isFloatingType(products) && (options.method != PolarMethod::kExact ||
+                                       products == at::kFloat || products == at::kDouble),
+      OptionError, "muon_estimator: no polar factors by that method in {}",
+      c10::toString(products));
   return [options](const ParameterView& view) {
     return std::make_unique<MuonEstimator>(view, options);
   };

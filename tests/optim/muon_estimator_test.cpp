@@ -158,8 +158,28 @@ BOOST_AUTO_TEST_CASE(state_resumes_and_single_precision_follows) {
   BOOST_CHECK_THROW(doubles.optimizer.snapshot("w"), NotSupportedError);
 }
 
+BOOST_AUTO_TEST_CASE(products_in_bfloat16_come_near_those_of_the_parameter) {
+  for (const auto& [m, n] : std::vector<std::pair<int64_t, int64_t>>{{40, 30}, {200, 300}}) {
+    const at::Tensor g = with_singular_values(m, n, 0.1);
+    const at::Tensor exact = direction(g, {}), rounded = direction(g, {.products = at::kBFloat16});
+    const double scale = std::sqrt(std::max(1.0, static_cast<double>(m) / static_cast<double>(n)));
+    const at::Tensor published = newton_schulz(g.to(at::kBFloat16)).to(at::kDouble) * scale;
+    const auto error = [&](const at::Tensor& u) {
+      return ((u - exact).norm() / exact.norm()).item<double>();
+    };
+    BOOST_TEST(error(rounded) < error(published));
+    BOOST_TEST(error(published) < 0.1);
+    BOOST_TEST(error(rounded) > 1e-3);  // not the same products
+    const at::Tensor same = direction(g, {.products = at::kDouble});
+    BOOST_TEST(close(same, exact, {1e-14, 0}));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(wrong_options_are_named) {
   BOOST_CHECK_THROW(muon_estimator({.steps = 0}), OptionError);
+  BOOST_CHECK_THROW(muon_estimator({.products = at::kLong}), OptionError);
+  BOOST_CHECK_THROW(muon_estimator({.method = PolarMethod::kExact, .products = at::kBFloat16}),
+                    OptionError);
   BOOST_CHECK_THROW(polar_factor(normal({3}, 1)), ShapeError);
 }
 

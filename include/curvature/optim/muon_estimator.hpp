@@ -1,6 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+
+#include <c10/core/ScalarType.h>
 
 #include <curvature/optim/covariance_estimator.hpp>
 
@@ -37,6 +40,9 @@ struct MuonOptions {
   PolarMethod method = PolarMethod::kMuon;    ///< for the spectral norm
   int64_t steps = 5;                          ///< of Newton-Schulz; a set's last one repeats
   DescentScale scale = DescentScale::kRowsOverColumns;  ///< see there
+  /// Dtype of the products, the view's if empty; the published program multiplies in bfloat16,
+  /// which leaves errors of two percent and takes half of the time where processors have it.
+  std::optional<at::ScalarType> products = {};
 };
 
 /// U = argmax { <M, U> : |U| <= 1 }: steepest descent under a norm, for the momentum M. No state.

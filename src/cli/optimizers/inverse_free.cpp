@@ -50,9 +50,11 @@ OptimizerEntry muon() {
               without(matrix_options(), "vector_policy"),
               {number_option("momentum", 0.95, "weight of earlier gradients"),
                flag_option("nesterov", true, "the newest gradient counts once more"),
-               integer_option("steps", 5, "of Newton-Schulz")}}),
+               integer_option("steps", 5, "of Newton-Schulz"),
+               choice("products", kDtypes, "dtype of the steps")}}),
       [](const OptionValues& values, const OptimizerContext&) {
-        return optim::muon_estimator({.steps = values.integer("steps")});
+        return optim::muon_estimator(
+            {.steps = values.integer("steps"), .products = chosen(values, "products", kDtypes)});
       },
       [](optim::PreconditionedOptions& options, const OptionValues& values) {
         set_matrix_momentum(options, {.beta = values.number("momentum"),

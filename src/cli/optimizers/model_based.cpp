@@ -45,10 +45,6 @@ const Words<DampingRule> kGradientRules = {
 const Words<optim::RateBound> kRateBounds = {{"frobenius", optim::RateBound::kFrobenius},
                                              {"largest-entry", optim::RateBound::kLargestEntry},
                                              {"none", optim::RateBound::kNone}};
-const Words<std::optional<at::ScalarType>> kStateTypes = {{"parameters", std::nullopt},
-                                                          {"float32", at::kFloat},
-                                                          {"float64", at::kDouble},
-                                                          {"bfloat16", at::kBFloat16}};
 
 /// An optimizer that needs the model, from where its options start.
 template <class Options>
@@ -205,7 +201,7 @@ OptimizerEntry singd_entry() {
                     "steps between updates of the factors"),
             structure(&Options::input_structure, "input_structure", "of the factors of inputs"),
             structure(&Options::output_structure, "output_structure", "of the factors of outputs"),
-            word(&Options::dtype, "dtype", kStateTypes, "of the factors"),
+            word(&Options::dtype, "dtype", kDtypes, "of the factors"),
             fisher_field<Options>(kSingdFishers), draws_field<Options>(), sharing_field<Options>(),
             separate_bias_field<Options>(), fallback_field<Options>()}}),
       optim::singd);

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include <c10/core/ScalarType.h>
 
 #include <curvature/optim/factor_structure.hpp>
 
@@ -32,6 +35,12 @@ Enum chosen(const OptionValues& values, const std::string& name, const Words<Enu
   }
   throw std::logic_error("chosen: '" + values.word(name) + "' is not in the table of " + name);
 }
+
+/// Dtypes of what an optimizer keeps or multiplies.
+inline const Words<std::optional<at::ScalarType>> kDtypes = {{"parameters", std::nullopt},
+                                                             {"float32", at::kFloat},
+                                                             {"float64", at::kDouble},
+                                                             {"bfloat16", at::kBFloat16}};
 
 /// Structures of factors.
 inline const Words<optim::FactorStructure> kStructures = {

@@ -107,6 +107,10 @@ const std::map<std::string, Method>& methods() {
        {[](int64_t) { return muon_estimator(); },
         {.momentum = {.beta = 0.95, .nesterov = true, .bias_correction = false}},
         false}},
+      {"muon-bfloat16",
+       {[](int64_t) { return muon_estimator({.products = at::kBFloat16}); },
+        {.momentum = {.beta = 0.95, .nesterov = true, .bias_correction = false}},
+        false}},
   };
   return all;
 }
