@@ -25,12 +25,7 @@ constexpr int64_t kLarge = 1100;
 // Everything below is on the transpose: row by row in memory, as LAPACK wants its columns, and a
 // left factor of a product may have gaps, which a right one may not.
 
-/// A product of reflections, I - V T V^T (Schreiber and Van Loan 1989, A storage-efficient WY
-/// representation).
-struct Reflections {
-  at::Tensor rows;    ///< V^T `[columns, length]`, unit upper trapezoidal
-  at::Tensor scaled;  ///< T V^T
-};
+using Reflections = GrowingBasis::Reflections;
 
 /// From LAPACK's V and tau: T^-1 = diag(1 / tau) + the strict upper triangle of V^T V.
 Reflections compact_form(const at::Tensor& rows, const at::Tensor& tau) {
@@ -94,31 +89,45 @@ void apply(const Reflections& block, int64_t begin, at::Tensor& q) {
   changed.sub_(matrix_product(w, block.rows));
 }
 
-QrFactors qr_by_blocks(const at::Tensor& matrix) {
-  at::Tensor triangle = matrix.t().clone(at::MemoryFormat::Contiguous);
-  const int64_t m = matrix.size(0), n = matrix.size(1);
-  const int64_t width = m >= kLarge ? 2 * kColumns : kColumns;
-  std::vector<Reflections> blocks;
-  for (int64_t begin = 0; begin < n; begin += width) {
-    const int64_t columns = std::min(width, n - begin), next = begin + columns;
-    const at::Tensor right = triangle.narrow(1, begin, m - begin);
-    blocks.push_back(eliminate(right.narrow(0, begin, columns)));
-    if (next < n) reflect(right.narrow(0, next, n - next), blocks.back());
+}  // namespace
+
+int64_t GrowingBasis::block_width() const { return n_ >= kLarge ? 2 * kColumns : kColumns; }
+
+at::Tensor GrowingBasis::beyond(at::Tensor rows) const {
+  int64_t begin = 0;
+  for (const Reflections& block : blocks_) {
+    reflect(rows.narrow(1, begin, n_ - begin), block);
+    begin += block.rows.size(0);
   }
-  at::Tensor q = at::zeros({m, m}, matrix.options());
-  q.diagonal().narrow(0, n, m - n).fill_(1);
-  for (int64_t i = static_cast<int64_t>(blocks.size()); i-- > 0;) {
-    apply(blocks[static_cast<size_t>(i)], i * width, q);
-  }
-  return {.orthogonal = q.t(), .triangle = triangle.tril_().t()};
+  return rows.narrow(1, size_, n_ - size_);
 }
 
-}  // namespace
+void GrowingBasis::add(at::Tensor beyond) {
+  blocks_.push_back(eliminate(beyond));
+  size_ += beyond.size(0);
+}
+
+at::Tensor GrowingBasis::complete() const {
+  at::Tensor q = at::zeros({n_, n_}, options_);
+  q.diagonal().narrow(0, size_, n_ - size_).fill_(1);
+  int64_t begin = size_;
+  for (size_t i = blocks_.size(); i-- > 0;) {
+    begin -= blocks_[i].rows.size(0);
+    apply(blocks_[i], begin, q);
+  }
+  return q.t();
+}
 
 QrFactors qr(const at::Tensor& matrix) {
   constexpr int64_t kSmallest = 2 * kColumns;  // measured: up to here, LAPACK is as fast
   if (matrix.size(1) > kSmallest && is_for_one_dnn(matrix.t(), matrix)) {
-    return qr_by_blocks(matrix);
+    at::Tensor triangle = matrix.t().clone(at::MemoryFormat::Contiguous);
+    GrowingBasis basis(matrix.size(0), matrix.options());
+    while (basis.size() < matrix.size(1)) {
+      const int64_t columns = std::min(basis.block_width(), matrix.size(1) - basis.size());
+      basis.add(basis.beyond(triangle.narrow(0, basis.size(), columns)));
+    }
+    return {.orthogonal = basis.complete(), .triangle = triangle.tril_().t()};
   }
   // LibTorch has no QR below float32.
   const at::ScalarType dtype = matrix.scalar_type();

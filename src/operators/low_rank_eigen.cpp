@@ -1,15 +1,19 @@
 #include "operators/low_rank_eigen.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <optional>
 #include <utility>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/zeros.h>
 
 #include <curvature/core/random.hpp>
 
+#include "core/epsilon.hpp"
 #include "core/matrix_product.hpp"
 #include "core/qr.hpp"
 
@@ -34,24 +38,52 @@ at::Tensor symmetric_product(const at::Tensor& a, const at::Tensor& b) {
   return product;
 }
 
-}  // namespace
-
-bool is_low_rank(int64_t n, int64_t max_rank) {
-  // Measured: from here on it is faster than LAPACK.
-  constexpr int64_t kSmallest = 256, kLarge = 700;
-  const double largest_part = n < kLarge ? 0.58 : 0.67;
-  return n >= kSmallest && static_cast<double>(max_rank) <= largest_part * static_cast<double>(n);
+/// How many columns a basis of the range may have for a way through it to be faster than LAPACK.
+int64_t most_columns(int64_t n) {
+  constexpr int64_t kSmallest = 256, kLarge = 700;  // all measured
+  if (n < kSmallest) return 0;
+  return static_cast<int64_t>((n < kLarge ? 0.58 : 0.67) * static_cast<double>(n));
 }
 
-SymmetricEigen semidefinite_eigen_in_range(const at::Tensor& matrix, int64_t max_rank,
-                                           const std::string& who) {
-  check_finite(matrix, who);
-  const int64_t n = matrix.size(0), k = std::min(n, max_rank + kOversampling);
+double norm(const at::Tensor& x) {
+  return at::linalg_vector_norm(x, 2, at::nullopt, false, at::kDouble).item<double>();
+}
+
+/// A basis of the range of the matrix, or of the part of it whose eigenvalues are more than what
+/// LAPACK's rounding leaves of others, from products with random signs: at most `bound` vectors.
+/// Nothing as soon as it is clear that it will not be less than `most` of them.
+std::optional<GrowingBasis> range_of(const at::Tensor& matrix, int64_t bound, int64_t most) {
+  const int64_t n = matrix.size(0);
+  // LAPACK's backward error is about sqrt(n) eps / 2 of |A|_F: measured.
+  const double negligible =
+      0.25 * std::sqrt(static_cast<double>(n)) * epsilon(matrix.scalar_type());
+  GrowingBasis basis(n, matrix.options());
+  double all = 0;  // |A|_F, as the first products tell
+  while (basis.size() < bound) {
+    const int64_t done = basis.size(), count = std::min(basis.block_width(), bound - done);
+    const at::Tensor signs =
+        draw_probes(RandomSource(), Probe::kRademacher, n, done, count, matrix.options());
+    const at::Tensor beyond = basis.beyond(matrix_product(signs.t(), matrix));
+    const double rest = norm(beyond) / std::sqrt(static_cast<double>(count));  // |(I - P) A|_F
+    if (done == 0) all = rest;
+    if (rest <= negligible * all) break;
+    // What is left falls slower and slower: what `done` vectors took away, others will not.
+    const double part_done = std::log(rest / all) / std::log(negligible);
+    if (bound > most && done > 0 &&
+        part_done * static_cast<double>(most) < static_cast<double>(done)) {
+      return std::nullopt;
+    }
+    basis.add(beyond);
+  }
+  return basis;
+}
+
+SymmetricEigen eigen_in(const GrowingBasis& basis_of_range, const at::Tensor& matrix,
+                        const std::string& who) {
+  const int64_t n = matrix.size(0), k = basis_of_range.size();
   // What stays comes first, so that all that passes leaves one hole in the heap.
   at::Tensor vectors = at::empty_like(matrix, at::MemoryFormat::Contiguous);  // as rows
-  const at::Tensor signs =
-      draw_probes(RandomSource(), Probe::kRademacher, n, 0, k, matrix.options());
-  const at::Tensor basis = qr(matrix_product(matrix, signs)).orthogonal.t();  // as rows
+  const at::Tensor basis = basis_of_range.complete().t();                     // as rows
   const at::Tensor range = basis.narrow(0, 0, k);
   const SymmetricEigen eigen =
       symmetric_eigen(symmetric_product(range, matrix_product(matrix, range.t())), who);
@@ -60,10 +92,22 @@ SymmetricEigen semidefinite_eigen_in_range(const at::Tensor& matrix, int64_t max
   return {at::cat({at::zeros({n - k}, matrix.options()), eigen.values.clamp_min(0)}), vectors.t()};
 }
 
+}  // namespace
+
+SymmetricEigen semidefinite_eigen_in_range(const at::Tensor& matrix, int64_t max_rank,
+                                           const std::string& who) {
+  check_finite(matrix, who);
+  const int64_t bound = std::min(matrix.size(0), max_rank + kOversampling);
+  return eigen_in(*range_of(matrix, bound, bound), matrix, who);
+}
+
 SymmetricEigen semidefinite_eigen(const at::Tensor& matrix, int64_t max_rank,
                                   const std::string& who) {
-  if (is_low_rank(matrix.size(0), max_rank)) {
-    return semidefinite_eigen_in_range(matrix, max_rank, who);
+  const int64_t n = matrix.size(0), most = most_columns(n);
+  if (most > 0 && max_rank < n) {
+    check_finite(matrix, who);
+    const auto range = range_of(matrix, std::min(n, max_rank + kOversampling), most);
+    if (range) return eigen_in(*range, matrix, who);
   }
   SymmetricEigen eigen = symmetric_eigen(matrix, who);
   eigen.values.clamp_min_(0);
