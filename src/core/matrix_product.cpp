@@ -9,6 +9,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/zeros.h>
 
 namespace curvature::detail {
 namespace {
@@ -69,6 +70,17 @@ void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& 
   } else {
     sum.addmm_(a, b, beta);
   }
+}
+
+at::Tensor symmetric_by_strips(
+    int64_t n, int64_t width, const at::TensorOptions& options,
+    const std::function<at::Tensor(int64_t begin, int64_t count)>& strip) {
+  at::Tensor lower = at::zeros({n, n}, options);
+  for (int64_t begin = 0; begin < n; begin += width) {
+    const int64_t count = std::min(width, n - begin);
+    lower.narrow(0, begin, n - begin).narrow(1, begin, count).copy_(strip(begin, count));
+  }
+  return lower;
 }
 
 }  // namespace curvature::detail

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
+
 #include <ATen/core/Tensor.h>
 
 namespace curvature::detail {
@@ -10,6 +13,13 @@ namespace curvature::detail {
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
 /// sum <- beta sum + a b.
 void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
+
+/// The lower triangle `[n, n]`, which is what LAPACK reads, of a product that is known to be
+/// symmetric, strip by strip of columns: `strip(begin, count)` gives rows from `begin` on of
+/// `count` columns. Above the blocks on the diagonal are zeros.
+at::Tensor symmetric_by_strips(
+    int64_t n, int64_t width, const at::TensorOptions& options,
+    const std::function<at::Tensor(int64_t begin, int64_t count)>& strip);
 
 /// Whether a product is large and float32 on a CPU, and LibTorch has oneDNN.
 bool is_for_one_dnn(const at::Tensor& a, const at::Tensor& b);

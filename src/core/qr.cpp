@@ -137,18 +137,14 @@ QrFactors qr(const at::Tensor& matrix) {
 }
 
 at::Tensor symmetric_product(const QrFactors& factors) {
-  // Q^T R^T, strip by strip of columns: R^T is lower triangular.
+  // Q^T R^T; R^T is lower triangular.
   const at::Tensor left = factors.orthogonal.t(), right = factors.triangle.t();
-  const int64_t n = left.size(0), step = kColumns;
-  at::Tensor product = at::zeros({n, n}, left.options());
-  for (int64_t begin = 0; begin < n; begin += step) {
-    const int64_t columns = std::min(step, n - begin), below = n - begin;
-    const at::Tensor strip = right.narrow(0, begin, below).narrow(1, begin, columns);
-    product.narrow(0, begin, below)
-        .narrow(1, begin, columns)
-        .copy_(matrix_product(left.narrow(0, begin, below).narrow(1, begin, below), strip));
-  }
-  return product;
+  const int64_t n = left.size(0);
+  return symmetric_by_strips(n, kColumns, left.options(), [&](int64_t begin, int64_t count) {
+    const int64_t below = n - begin;
+    return matrix_product(left.narrow(0, begin, below).narrow(1, begin, below),
+                          right.narrow(0, begin, below).narrow(1, begin, count));
+  });
 }
 
 }  // namespace curvature::detail

@@ -23,19 +23,13 @@ namespace {
 /// More columns than the rank: the smallest singular value of a square random matrix may be tiny.
 constexpr int64_t kOversampling = 8;
 
-/// The lower triangle of a product `[k, n]` times `[n, k]` that is known to be symmetric, strip by
-/// strip: what LAPACK reads.
-at::Tensor symmetric_product(const at::Tensor& a, const at::Tensor& b) {
+/// The lower triangle of Q^T (A Q), given Q^T `[k, n]` and A Q `[n, k]`.
+at::Tensor in_basis(const at::Tensor& range, const at::Tensor& products) {
   constexpr int64_t kColumns = 192;  // measured
-  const int64_t k = a.size(0);
-  at::Tensor product = at::zeros({k, k}, a.options());
-  for (int64_t begin = 0; begin < k; begin += kColumns) {
-    const int64_t columns = std::min(kColumns, k - begin), below = k - begin;
-    product.narrow(0, begin, below)
-        .narrow(1, begin, columns)
-        .copy_(matrix_product(a.narrow(0, begin, below), b.narrow(1, begin, columns)));
-  }
-  return product;
+  const int64_t k = range.size(0);
+  return symmetric_by_strips(k, kColumns, range.options(), [&](int64_t begin, int64_t count) {
+    return matrix_product(range.narrow(0, begin, k - begin), products.narrow(1, begin, count));
+  });
 }
 
 /// How many columns a basis of the range may have for a way through it to be faster than LAPACK.
@@ -86,7 +80,7 @@ SymmetricEigen eigen_in(const GrowingBasis& basis_of_range, const at::Tensor& ma
   const at::Tensor basis = basis_of_range.complete().t();                     // as rows
   const at::Tensor range = basis.narrow(0, 0, k);
   const SymmetricEigen eigen =
-      symmetric_eigen(symmetric_product(range, matrix_product(matrix, range.t())), who);
+      symmetric_eigen(in_basis(range, matrix_product(matrix, range.t())), who);
   vectors.narrow(0, 0, n - k).copy_(basis.narrow(0, k, n - k));
   vectors.narrow(0, n - k, k).copy_(matrix_product(eigen.vectors.t(), range));
   return {at::cat({at::zeros({n - k}, matrix.options()), eigen.values.clamp_min(0)}), vectors.t()};

@@ -72,6 +72,34 @@ BOOST_DATA_TEST_CASE(blocks_find_the_factors_of_float64, data::make({480, 577, 1
   BOOST_TEST(relative_error(blocked.triangle * signs.unsqueeze(1), r) < 1e-5);
 }
 
+BOOST_DATA_TEST_CASE(a_basis_grows_by_what_is_beyond_its_span,
+                     data::make({torch::kFloat, torch::kDouble}), dtype) {
+  torch::manual_seed(1);
+  const int64_t n = 300;
+  const double rounding = dtype == torch::kFloat ? 1e-5 : 1e-13;
+  const at::Tensor vectors = torch::randn({250, n}, dtype);
+  detail::GrowingBasis basis(n, vectors.options());
+  BOOST_TEST(torch::equal(basis.complete(), torch::eye(n, dtype)));
+  for (const int64_t count : {1, 100, 30, 119}) {
+    const at::Tensor added = vectors.narrow(0, basis.size(), count);
+    const int64_t before = basis.size();
+    const at::Tensor kept = basis.complete().narrow(1, 0, before);
+    basis.add(basis.beyond(added.clone()));
+    BOOST_TEST(basis.size() == before + count);
+    const at::Tensor q = basis.complete();
+    BOOST_TEST(relative_error(q.t().matmul(q), torch::eye(n, dtype)) < rounding);
+    if (before > 0) BOOST_TEST(relative_error(q.narrow(1, 0, before), kept) < rounding);
+    const at::Tensor beyond = basis.beyond(added.clone());
+    BOOST_TEST(beyond.norm().item<double>() < rounding * added.norm().item<double>());
+  }
+  const at::Tensor other = torch::randn({3, n}, dtype);
+  const at::Tensor coordinates = other.matmul(basis.complete());
+  at::Tensor rows = other.clone();
+  const at::Tensor beyond = basis.beyond(rows);
+  BOOST_TEST(relative_error(rows, coordinates) < rounding);
+  BOOST_TEST(torch::equal(beyond, rows.narrow(1, 250, n - 250)));
+}
+
 BOOST_DATA_TEST_CASE(the_symmetric_product_is_r_q, kSizes, n) {
   for (const auto dtype : {torch::kFloat, torch::kDouble}) {
     const QrFactors factors = detail::qr(gram(n, 2 * n, dtype));
