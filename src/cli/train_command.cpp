@@ -268,12 +268,12 @@ void run_train(const TrainOptions& options, const Invocation& invocation) {
                       .warn = [warnings](const std::string& text) { warnings->push_back(text); }});
   const TrainPlan plan = plan_of(options, problem, schedule, order, *optimizer.minimizer);
   if (options.problem.dry_run) return print_train_plan(plan, problem, options, invocation);
+  if (!risk) risk = make_risk(problem, options.problem);  // refuses before anything is said
   if (!options.problem.json) {
     print_text(
         fmt::format("{}; {} of optimizer state\n", plan.job, format_bytes(plan.state_bytes)));
   }
 
-  if (!risk) risk = make_risk(problem, options.problem);
   Checkpoint checkpoint(trained_parameters(problem), *optimizer.minimizer,
                         settings_of(options, values, schedule, problem));
   const double learning_rate = optimizer.minimizer->learning_rate();

@@ -42,8 +42,13 @@ BOOST_AUTO_TEST_CASE(random_or_batch_dependent_models_are_refused) {
     return torch.matmul(hidden, self.output.t())
 )";
   save_model(scratch / "dropout.pt", dropout);
-  const Outcome random = run_tool(Words{"info"} + words + Words{"--model", scratch / "dropout.pt"});
-  BOOST_TEST(random.is_error(1, "eval"), random);
+  const Words train = {"train",    "--optimizer", "adamw",
+                       "--epochs", "1",           "--batch-size",
+                       "5",        "--output",    scratch / "trained.safetensors"};
+  for (const Words& command : {Words{"info"}, train}) {
+    const Outcome random = run_tool(command + words + Words{"--model", scratch / "dropout.pt"});
+    BOOST_TEST(random.is_error(1, "eval"), random);
+  }
 
   ModelSource batch_norm = small_network();
   batch_norm.buffers = {{"mean", at::zeros({4}, at::kDouble)},
@@ -54,8 +59,11 @@ BOOST_AUTO_TEST_CASE(random_or_batch_dependent_models_are_refused) {
     return torch.matmul(hidden, self.output.t())
 )";
   save_model(scratch / "norm.pt", batch_norm);
-  const Outcome mixed = run_tool(Words{"info"} + words + Words{"--model", scratch / "norm.pt"});
-  BOOST_TEST(mixed.is_error(1, "eval"), mixed);
+  for (const Words& command : {Words{"info"}, train}) {
+    const Outcome mixed = run_tool(command + words + Words{"--model", scratch / "norm.pt"});
+    BOOST_TEST(mixed.is_error(1, "eval"), mixed);
+  }
+  BOOST_TEST(!std::filesystem::exists(scratch / "trained.safetensors"));
 }
 
 BOOST_AUTO_TEST_CASE(models_that_warn_or_print_do_not_disturb) {
