@@ -60,7 +60,7 @@ Json line_of(const Training& training, int64_t step, const optim::StepReport& re
 
 void check_parameters_finite(const EmpiricalRisk& risk, const std::string& when) {
   for (size_t i = 0; i < risk.parameters().size(); ++i) {
-    CURVATURE_CHECK(detail::is_finite(risk.parameters()[i].detach()), NumericalError,
+    CURVATURE_CHECK(detail::is_finite(risk.parameters()[i]), NumericalError,
                     "{}: parameter '{}' is not finite; expected numbers, got NaN or infinity; try "
                     "a smaller learning rate",
                     when, risk.space().entries()[i].name);

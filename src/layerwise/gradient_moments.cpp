@@ -9,6 +9,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "matrix_free/example_gradient.hpp"
 #include "matrix_free/per_example.hpp"
 
@@ -123,7 +124,7 @@ std::vector<KroneckerMoments> kronecker_moments(const EmpiricalRisk& risk, const
   for (size_t i = 0; i < entries.size(); ++i) {
     const auto symmetric = [&](const at::Tensor& sum) { return (sum + sum.t()) * half_scale; };
     moments.push_back({symmetric(sums[2 * i]), symmetric(sums[2 * i + 1])});
-    CURVATURE_CHECK(std::isfinite(moments.back().rows.sum().item<double>()), NumericalError,
+    CURVATURE_CHECK(detail::is_finite(moments.back().rows), NumericalError,
                     "{}: the gradients of '{}' are not finite", who, entries[i].name);
   }
   return moments;

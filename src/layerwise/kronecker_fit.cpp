@@ -16,6 +16,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "core/epsilon.hpp"
+#include "core/finite.hpp"
 #include "operators/support.hpp"
 
 namespace curvature::detail {
@@ -86,7 +87,7 @@ bool KroneckerFit::update(Side side, const at::Tensor& sum) {
   // Only the product is determined: A has a mean eigenvalue of 1, B the rest.
   if (side == Side::kRows) value /= value.trace() / static_cast<double>(rank(side));
   const auto [cholesky, info] = at::linalg_cholesky_ex(value);
-  if (info.item<int64_t>() != 0 || !std::isfinite(cholesky.sum().item<double>())) return false;
+  if (info.item<int64_t>() != 0 || !detail::is_finite(cholesky)) return false;
   factor.change = factor.cholesky.defined() ? relative_change(factor.cholesky, value)
                                             : std::numeric_limits<double>::infinity();
   factor.value = std::move(value);

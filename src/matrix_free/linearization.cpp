@@ -78,7 +78,7 @@ OutputLinearization::OutputLinearization(const BatchRisk& batch, const TensorLis
     const MathAttentionGuard math_attention;
     output_ = batch.predict();
   }
-  CURVATURE_CHECK(detail::is_finite(output_.detach()), NumericalError,
+  CURVATURE_CHECK(detail::is_finite(output_), NumericalError,
                   "linearisation: the model's output is not finite for the batch that begins with "
                   "example {}",
                   batch.first_example());

@@ -196,7 +196,7 @@ EmpiricalRisk::EmpiricalRisk(Model model, LossPtr loss, DatasetPtr data, RiskOpt
                                        std::move(options));
   state->select(state->options.parameters);
   for (size_t i = 0; i < state->parameters.size(); ++i) {
-    CURVATURE_CHECK(detail::is_finite(state->parameters[i].detach()), ModelError,
+    CURVATURE_CHECK(detail::is_finite(state->parameters[i]), ModelError,
                     "EmpiricalRisk: parameter '{}' contains NaN or infinity",
                     state->space.entries()[i].name);
   }

@@ -39,7 +39,7 @@ int64_t most_columns(int64_t n) {
   return static_cast<int64_t>((n < kLarge ? 0.58 : 0.67) * static_cast<double>(n));
 }
 
-double norm(const at::Tensor& x) {
+double frobenius_norm(const at::Tensor& x) {
   return at::linalg_vector_norm(x, 2, at::nullopt, false, at::kDouble).item<double>();
 }
 
@@ -58,7 +58,8 @@ std::optional<GrowingBasis> range_of(const at::Tensor& matrix, int64_t bound, in
     const at::Tensor signs =
         draw_probes(RandomSource(), Probe::kRademacher, n, done, count, matrix.options());
     const at::Tensor beyond = basis.beyond(matrix_product(signs.t(), matrix));
-    const double rest = norm(beyond) / std::sqrt(static_cast<double>(count));  // |(I - P) A|_F
+    const double rest =
+        frobenius_norm(beyond) / std::sqrt(static_cast<double>(count));  // |(I - P) A|_F
     if (done == 0) all = rest;
     if (rest <= negligible * all) break;
     // What is left falls slower and slower: what `done` vectors took away, others will not.

@@ -7,7 +7,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <torch/serialize/archive.h>
 
@@ -16,6 +15,7 @@
 
 #include "core/check.hpp"
 #include "core/fast_kernels.hpp"
+#include "core/finite.hpp"
 #include "optim/archive_visitor.hpp"
 #include "optim/member.hpp"
 
@@ -141,8 +141,8 @@ double Preconditioned::checked_norm(const TensorList& gradients) const {
     const double norm = at::linalg_vector_norm(gradients[i]).item<double>();
     CURVATURE_CHECK(std::isfinite(norm * norm), NumericalError,
                     "Preconditioned: the gradient of '{}' {}; nothing was changed", member.name,
-                    at::isfinite(gradients[i]).all().item<bool>() ? "is too large for its dtype"
-                                                                  : "contains NaN or infinity");
+                    curvature::detail::is_finite(gradients[i]) ? "is too large for its dtype"
+                                                               : "contains NaN or infinity");
     squares += norm * norm;
   }
   return std::sqrt(squares);

@@ -14,6 +14,7 @@
 #include <curvature/solvers/conjugate_gradient.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "solvers/lockstep.hpp"
 #include "spectral/eigen_support.hpp"
 
@@ -87,7 +88,7 @@ class BlockIteration {
   std::optional<Termination> step(at::Tensor& update) {
     const at::Tensor product = a_.apply(directions_);
     const at::Tensor h = directions_.t().matmul(product).to(at::kDouble);
-    if (!std::isfinite(h.sum().item<double>())) return Termination::kNonFinite;
+    if (!detail::is_finite(h)) return Termination::kNonFinite;
     const auto [values, vectors] = at::linalg_eigh((h + h.t()) / 2);
     if (values[0].item<double>() <= 0) {
       negative_ = directions_.matmul(vectors.select(1, 0).to(directions_.scalar_type()));

@@ -8,6 +8,7 @@
 #include <ATen/ops/empty.h>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "spectral/sampling.hpp"
 
 namespace curvature::detail {
@@ -38,8 +39,8 @@ DiagonalEstimate diagonal_by_columns(const LinearOperator& a, int64_t columns_at
         const int64_t count = columns.size(1);
         diagonal.narrow(0, first, count).copy_(columns.narrow(0, first, count).diagonal());
       });
-  CURVATURE_CHECK(std::isfinite(diagonal.sum().item<double>()), NumericalError,
-                  "{}: a product is not finite", a.describe());
+  CURVATURE_CHECK(detail::is_finite(diagonal), NumericalError, "{}: a product is not finite",
+                  a.describe());
   return {.values = diagonal, .products = a.cols(), .exact = true};
 }
 

@@ -1,7 +1,6 @@
 #include "spectral/dense_spectrum.hpp"
 
 #include <algorithm>
-#include <cmath>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
@@ -11,6 +10,7 @@
 #include <curvature/core/memory.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "spectral/sampling.hpp"
 
 namespace curvature::detail {
@@ -34,8 +34,8 @@ at::Tensor symmetric_matrix(const LinearOperator& a, const ExactOptions& options
     matrix.narrow(1, first, count).copy_(a.apply(identity_columns(n, first, count, options_of(a))));
     if (options.observer) options.observer({"Dense matrix", first + count, n});
   }
-  CURVATURE_CHECK(std::isfinite(matrix.sum().item<double>()), NumericalError,
-                  "{}: the matrix of {} is not finite", who, a.describe());
+  CURVATURE_CHECK(detail::is_finite(matrix), NumericalError, "{}: the matrix of {} is not finite",
+                  who, a.describe());
   return matrix.add_(matrix.t().clone()).div_(2);
 }
 

@@ -15,6 +15,7 @@
 
 #include "core/check.hpp"
 #include "core/epsilon.hpp"
+#include "core/finite.hpp"
 #include "spectral/inner_products.hpp"
 #include "spectral/sampling.hpp"
 
@@ -128,9 +129,8 @@ at::Tensor orthonormal_basis(const at::Tensor& matrix) {
     const at::Tensor gram = inner_products(basis, basis);
     const at::Tensor scale = gram.diagonal().rsqrt();
     const at::Tensor correlations = gram * scale * scale.unsqueeze(1);
-    if (!std::isfinite(correlations.sum().item<double>()) ||
-        at::linalg_eigvalsh(correlations)[0].item<double>() <=
-            kDependence * epsilon(matrix.scalar_type())) {
+    if (!detail::is_finite(correlations) || at::linalg_eigvalsh(correlations)[0].item<double>() <=
+                                                kDependence * epsilon(matrix.scalar_type())) {
       return std::get<0>(at::linalg_qr(matrix));
     }
     const at::Tensor inverse = at::linalg_inv(at::linalg_cholesky(gram));

@@ -7,6 +7,7 @@
 #include <curvature/spectral/eigenpairs.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "spectral/eigen_support.hpp"
 #include "spectral/sampling.hpp"
 #include "spectral/thick_restart.hpp"
@@ -59,8 +60,8 @@ EigenpairsResult dense_eigenpairs(const LinearOperator& a, const EigenpairsOptio
   if (options.observer) options.observer({"Dense matrix", 0, n});
   const at::Tensor matrix = materialize(a).to(at::kDouble);
   if (options.observer) options.observer({"Dense matrix", n, n});
-  CURVATURE_CHECK(std::isfinite(matrix.sum().item<double>()), NumericalError,
-                  "{}: the matrix of {} is not finite", kWho, a.describe());
+  CURVATURE_CHECK(detail::is_finite(matrix), NumericalError, "{}: the matrix of {} is not finite",
+                  kWho, a.describe());
   const auto [values, vectors] = at::linalg_eigh((matrix + matrix.t()) / 2);
 
   const at::Tensor magnitudes = values.abs();

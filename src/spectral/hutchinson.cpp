@@ -7,6 +7,7 @@
 #include <curvature/spectral/hutchinson.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "spectral/sampling.hpp"
 
 namespace curvature {
@@ -87,7 +88,7 @@ DiagonalEstimate hutchinson_diagonal(OperatorRef a, const EstimateOptions& optio
             options,
             DiagonalEstimate{.values = mean.values(), .standard_errors = mean.standard_errors()});
       });
-  CURVATURE_CHECK(std::isfinite(mean.values().sum().item<double>()), NumericalError,
+  CURVATURE_CHECK(detail::is_finite(mean.values()), NumericalError,
                   "hutchinson_diagonal: a product of {} is not finite", a->describe());
   DiagonalEstimate estimate{.values = mean.values().to(a->spec().dtype),
                             .samples = mean.count(),

@@ -1,7 +1,6 @@
 #include "spectral/krylov_space.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <utility>
 
@@ -13,6 +12,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "core/inner_product.hpp"
 #include "spectral/eigen_support.hpp"
 #include "spectral/inner_products.hpp"
@@ -113,7 +113,7 @@ void KrylovSpace::expand() {
   if (coupled_from_ == 0 && begin > 0) ++basis_passes_;
   subtract(next, coupled_from_, coupling(coupled_from_, begin - coupled_from_, begin, width));
   const at::Tensor own = inner_products(block.t(), next.t());
-  CURVATURE_CHECK(std::isfinite(own.sum().item<double>()), NumericalError,
+  CURVATURE_CHECK(detail::is_finite(own), NumericalError,
                   "Lanczos iteration: a product of {} is not finite", a_.describe());
   coupling(begin, width, begin, width).copy_(own);
   scale_ = std::max(scale_, largest_column_norm(coupling(0, end, begin, width)));

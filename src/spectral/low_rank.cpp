@@ -21,6 +21,7 @@
 
 #include "core/check.hpp"
 #include "core/epsilon.hpp"
+#include "core/finite.hpp"
 #include "spectral/eigen_support.hpp"
 #include "spectral/sampling.hpp"
 
@@ -51,8 +52,8 @@ class Multiplier {
           if (observer_) observer_({"Random subspace", products_ + done, total_});
         });
     products_ += x.size(1);
-    CURVATURE_CHECK(std::isfinite(y.sum().item<double>()), NumericalError,
-                    "low rank: a product of {} is not finite", a_.describe());
+    CURVATURE_CHECK(detail::is_finite(y), NumericalError, "low rank: a product of {} is not finite",
+                    a_.describe());
     return y;
   }
 

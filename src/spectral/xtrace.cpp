@@ -11,6 +11,7 @@
 #include <curvature/spectral/xtrace.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "spectral/by_columns.hpp"
 #include "spectral/leave_one_out.hpp"
 #include "spectral/sampling.hpp"
@@ -52,8 +53,8 @@ Termination grow(const LinearOperator& a, const EstimateOptions& options, std::s
           if (options.observer) options.observer({task, products + done, 2 * most});
         });
     products += x.size(1);
-    CURVATURE_CHECK(std::isfinite(y.sum().item<double>()), NumericalError,
-                    "{}: a product is not finite", a.describe());
+    CURVATURE_CHECK(detail::is_finite(y), NumericalError, "{}: a product is not finite",
+                    a.describe());
     return y;
   };
   int64_t size = 0;

@@ -369,6 +369,22 @@ BOOST_AUTO_TEST_CASE(options_of_layerwise_methods_reach_them) {
         });
 }
 
+BOOST_AUTO_TEST_CASE(muon_multiplies_in_the_dtype_that_was_asked_for) {
+  const Scratch scratch;
+  const Words train = training(scratch, {"--steps", "4", "--optimizer", "muon"});
+  check_done(train + outputs(scratch, "own"));
+  for (const std::string dtype : {"float64", "bfloat16"}) {
+    check_done(train + outputs(scratch, dtype) + Words{"--option", "products=" + dtype});
+  }
+  check_same(scratch, "own", "float64");
+  const Archive own = read_safetensors(scratch / "own.safetensors");
+  const Archive rounded = read_safetensors(scratch / "bfloat16.safetensors");
+  for (const auto& [name, tensor] : own.tensors) {
+    BOOST_TEST(!tensor.equal(rounded.tensors.at(name)), name);
+    BOOST_TEST(close(rounded.tensors.at(name), tensor, {0.02}));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(solutions_in_the_space_of_the_data_are_those_of_the_parameters) {
   const Scratch scratch;
   const auto weights_of = [&](const std::string& name, const Words& choice) {

@@ -14,16 +14,10 @@ BOOST_AUTO_TEST_SUITE(transposition_test)
 
 BOOST_AUTO_TEST_CASE(columns_become_contiguous_rows_in_every_size_layout_and_dtype) {
   const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
-  for (const auto& [n, num_columns] : std::vector<std::array<int64_t, 2>>{{0, 3},
-                                                                          {3, 0},
-                                                                          {1, 1},
-                                                                          {5, 1},
-                                                                          {255, 2},
-                                                                          {256, 7},
-                                                                          {1000, 8},
-                                                                          {66, 9},
-                                                                          {70001, 6},
-                                                                          {300, 100}}) {
+  const std::vector<std::array<int64_t, 2>> sizes = {{0, 3},     {3, 0},    {1, 1},    {5, 1},
+                                                     {255, 2},   {256, 7},  {1000, 8}, {66, 9},
+                                                     {70001, 6}, {300, 100}};
+  for (const auto& [n, num_columns] : sizes) {
     const at::Tensor drawn = at::randn({n, num_columns}, generator).to(test_device());
     for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kLong}) {
       const at::Tensor x = drawn.to(dtype);

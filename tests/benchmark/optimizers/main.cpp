@@ -74,6 +74,8 @@ struct Method {
 const std::map<std::string, Method>& methods() {
   const PreconditionedOptions matrix;
   const PreconditionedOptions spatial = {.view = {.shape = ShapePolicy::kSpatial}};
+  const PreconditionedOptions muon = {
+      .momentum = {.beta = 0.95, .nesterov = true, .bias_correction = false}};
   const PreconditionedOptions tensor = {.view = {.shape = ShapePolicy::kTensor}};
   static const std::map<std::string, Method> all = {
       {"adamw", {[](int64_t) { return adam_estimator(); }, matrix, false}},
@@ -103,16 +105,18 @@ const std::map<std::string, Method>& methods() {
         {.momentum = {.averaging = Averaging::kRunningMean},
          .clip = {.rms = 2, .entry = 10},
          .view = {.shape = ShapePolicy::kTensor}}}},
-      {"muon",
-       {[](int64_t) { return muon_estimator(); },
-        {.momentum = {.beta = 0.95, .nesterov = true, .bias_correction = false}},
-        false}},
+      {"muon", {[](int64_t) { return muon_estimator(); }, muon, false}},
       {"muon-bfloat16",
-       {[](int64_t) { return muon_estimator({.products = at::kBFloat16}); },
-        {.momentum = {.beta = 0.95, .nesterov = true, .bias_correction = false}},
-        false}},
+       {[](int64_t) { return muon_estimator({.products = at::kBFloat16}); }, muon, false}},
   };
   return all;
+}
+
+template <class Work>
+double seconds_of(const Work& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
 /// Parameters of a workload with three sets of gradients that take turns.
@@ -140,9 +144,7 @@ class Stepper {
     for (size_t i = 0; i < parameters_.size(); ++i)
       parameters_[i].mutable_grad() = gradients_[count_ % 3][i];
     count_ += 1;
-    const auto begin = std::chrono::steady_clock::now();
-    optimizer_->step();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return seconds_of([this] { optimizer_->step(); });
   }
 
  private:
@@ -160,16 +162,16 @@ struct Options {
   std::string json;
 };
 
-/// Seconds for each step, of cycles of `cycle` steps.
-std::vector<double> measure(Stepper& stepper, int cycle, double budget) {
+/// Sorted seconds for each step, of cycles of `cycle` steps; `step` does one and says how long.
+std::vector<double> measure(const std::function<double()>& step, int cycle, double budget) {
   constexpr int kWarm = 2;
   constexpr size_t kLeast = 3, kMost = 30;
-  for (int i = 0; i < kWarm * cycle; ++i) stepper.step();
+  for (int i = 0; i < kWarm * cycle; ++i) step();
   std::vector<double> seconds;
   double total = 0;
   while (seconds.size() < kMost && (seconds.size() < kLeast || total < budget)) {
     double sum = 0;
-    for (int i = 0; i < cycle; ++i) sum += stepper.step();
+    for (int i = 0; i < cycle; ++i) sum += step();
     seconds.push_back(sum / cycle);
     total += sum;
   }
@@ -180,7 +182,8 @@ std::vector<double> measure(Stepper& stepper, int cycle, double budget) {
 Json run(const std::string& workload, const std::vector<Shape>& shapes, const std::string& name,
          const Method& method, int64_t interval, const Options& options) {
   Stepper stepper(shapes, method, interval);
-  const std::vector<double> seconds = measure(stepper, static_cast<int>(interval), options.budget);
+  const std::vector<double> seconds =
+      measure([&] { return stepper.step(); }, static_cast<int>(interval), options.budget);
   return {{"library", "curvature." + name},
           {"workload", workload},
           {"operation", "step"},
@@ -192,19 +195,12 @@ Json run(const std::string& workload, const std::vector<Shape>& shapes, const st
 }
 
 /// Median seconds of LAPACK for a positive definite matrix `[n, n]`.
-double decomposition_seconds(int64_t n) {
-  constexpr size_t kRepeats = 5;
+double decomposition_seconds(int64_t n, double budget) {
   const at::Tensor rows = RandomSource(0).normal(0, 2 * n * n).to(at::kFloat).view({2 * n, n});
   const at::Tensor gram = rows.t().mm(rows);
-  std::vector<double> seconds;
-  for (size_t i = 0; i < kRepeats; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    at::linalg_eigh(gram);
-    seconds.push_back(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-  }
-  std::sort(seconds.begin(), seconds.end());
-  return seconds[kRepeats / 2];
+  const auto decompose = [&] { return seconds_of([&] { at::linalg_eigh(gram); }); };
+  const std::vector<double> seconds = measure(decompose, 1, budget);
+  return seconds[seconds.size() / 2];
 }
 
 /// What LAPACK alone takes for the factors of all axes: Shampoo cannot renew its roots in less.
@@ -217,7 +213,7 @@ Json decompositions(const std::string& workload, const std::vector<Shape>& shape
   }
   double total = 0;
   for (const auto& [n, count] : counts) {
-    total += static_cast<double>(count) * decomposition_seconds(n);
+    total += static_cast<double>(count) * decomposition_seconds(n, options.budget);
   }
   return {{"library", "LibTorch.eigh"}, {"workload", workload},       {"operation", "factors"},
           {"phase", "every_1"},         {"threads", options.threads}, {"median_s", total}};
