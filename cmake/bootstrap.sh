@@ -166,6 +166,7 @@ build() {
   find_cmake
   find_torch
   find_python
+  [[ $python == /* ]] || python=$PWD/$python
   jobs=$(job_count)
   say "Configuring with LibTorch from $torch_dir"
   local fresh=()
@@ -173,7 +174,7 @@ build() {
     fresh=(--fresh) # what the cache remembers belongs to another LibTorch
   fi
   quietly "$cmake" "${fresh[@]}" --preset "$preset" -D "Torch_DIR:PATH=$torch_dir" \
-    -D "CMAKE_MAKE_PROGRAM=$ninja" -D "Python3_EXECUTABLE=$PWD/${python#"$PWD/"}"
+    -D "CMAKE_MAKE_PROGRAM=$ninja" -D "Python3_EXECUTABLE=$python"
   say "Building with $jobs jobs"
   watched "$cmake" --build --preset "$preset" --parallel "$jobs" "$@"
 }
