@@ -7,7 +7,7 @@ usage() {
   cat <<'END'
 usage: bash cmake/bootstrap.sh demo|test|build [arguments]
 
-  demo   build, then `build/release/curvature demo [arguments]`
+  demo   build the tool, then `build/release/curvature demo [arguments]`
   test   build, then `ctest --preset release [arguments]`
   build  `cmake --build --preset release [arguments]`; the tool is build/release/curvature
 
@@ -151,12 +151,13 @@ find_python() {
 
 # One job per core, and 3 GiB of memory for each.
 job_count() {
-  local jobs kib limit
+  local jobs kib limit cores
+  cores=$(env -u OMP_NUM_THREADS nproc) # which it would obey
   kib=$(awk '/^MemTotal:/ {print $2}' /proc/meminfo)
   limit=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || echo max)
   if [[ $limit != max ]] && ((limit / 1024 < kib)); then kib=$((limit / 1024)); fi
   jobs=$((kib / (3 * 1024 * 1024)))
-  ((jobs <= $(nproc))) || jobs=$(nproc)
+  ((jobs <= cores)) || jobs=$cores
   echo $((jobs > 0 ? jobs : 1))
 }
 
@@ -184,7 +185,7 @@ shift || true
 case $command in
   build) build "$@" ;;
   demo)
-    build
+    build --target curvature_tool # tests would take most of the time
     say "build/$preset/curvature demo $*"
     exec "build/$preset/curvature" demo "$@"
     ;;
