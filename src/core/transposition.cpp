@@ -56,8 +56,10 @@ void transpose(const Scalar* columns, Scalar* rows, int64_t n, int64_t num_colum
 at::Tensor columns_as_rows(const at::Tensor& columns) {
   constexpr int64_t kMostColumns = 32;  // beyond, LibTorch's copy by squares is as fast
   const int64_t n = columns.size(0), num_columns = columns.size(1);
+  // With the strides of a row: LibTorch's copy transposes [1, n] with strides (1, 1), slowly.
+  if (num_columns == 1) return columns.contiguous().view({1, n});
   const bool is_float = columns.scalar_type() == at::kFloat;
-  const bool is_for_us = columns.is_cpu() && columns.is_contiguous() && num_columns > 1 &&
+  const bool is_for_us = columns.is_cpu() && columns.is_contiguous() &&
                          num_columns <= kMostColumns &&
                          (is_float || columns.scalar_type() == at::kDouble);
   if (!is_for_us) return columns.t().contiguous();

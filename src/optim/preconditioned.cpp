@@ -7,7 +7,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <torch/serialize/archive.h>
 
 #include <curvature/core/memory.hpp>
@@ -16,6 +15,7 @@
 #include "core/check.hpp"
 #include "core/fast_kernels.hpp"
 #include "core/finite.hpp"
+#include "core/inner_product.hpp"
 #include "optim/archive_visitor.hpp"
 #include "optim/member.hpp"
 
@@ -138,7 +138,7 @@ double Preconditioned::checked_norm(const TensorList& gradients) const {
                         gradients[i].scalar_type() == member.parameter.scalar_type(),
                     ShapeError, "Preconditioned: the gradient of '{}' has another shape or dtype",
                     member.name);
-    const double norm = at::linalg_vector_norm(gradients[i]).item<double>();
+    const double norm = curvature::detail::quick_norm(gradients[i]);
     CURVATURE_CHECK(std::isfinite(norm * norm), NumericalError,
                     "Preconditioned: the gradient of '{}' {}; nothing was changed", member.name,
                     curvature::detail::is_finite(gradients[i]) ? "is too large for its dtype"

@@ -12,8 +12,10 @@ namespace curvature::detail {
 
 at::Tensor inner_products(const at::Tensor& x, const at::Tensor& y) {
   const int64_t n = x.size(0);
-  if (x.is_cpu() && x.size(1) == 1 && y.size(1) == 1 && x.stride(0) == 1 && y.stride(0) == 1) {
-    return at::full({1, 1}, inner(x.select(1, 0), y.select(1, 0)), at::kDouble);
+  if (x.is_cpu() && y.size(1) == 1 && x.t().is_contiguous() && y.is_contiguous()) {
+    const at::Tensor column = y.select(1, 0);
+    if (x.size(1) == 1) return at::full({1, 1}, inner(x.select(1, 0), column), at::kDouble);
+    if (x.scalar_type() == at::kFloat) return inner_rows(x.t(), column).unsqueeze(1);
   }
   // Accelerators sum in many short pieces anyway.
   const int64_t piece = x.is_cpu() ? 8192 : std::max<int64_t>(n, 1);

@@ -14,6 +14,7 @@
 #include "core/check.hpp"
 #include "core/finite.hpp"
 #include "core/inner_product.hpp"
+#include "core/transposition.hpp"
 #include "spectral/eigen_support.hpp"
 #include "spectral/inner_products.hpp"
 #include "spectral/sampling.hpp"
@@ -105,7 +106,7 @@ void KrylovSpace::expand() {
   const int64_t begin = size_, width = width_, end = size_ + width_;
   const at::Tensor block = rows(begin, end);
   at::Tensor next = rows(end, end + width);
-  next.copy_(a_.apply(block.t()).t());
+  next.copy_(columns_as_rows(a_.apply(block.t())));
   products_ += width;
   ++num_steps_;
 
@@ -197,7 +198,8 @@ ProjectedPairs KrylovSpace::solve() const {
 }
 
 at::Tensor KrylovSpace::ritz_vectors(const at::Tensor& coefficients) const {
-  at::Tensor vectors = at::empty({coefficients.size(1), buffer_.size(1)}, buffer_.options());
+  // Of zeros: fresh pages come several times as fast one after another as by pieces of rows.
+  at::Tensor vectors = at::zeros({coefficients.size(1), buffer_.size(1)}, buffer_.options());
   combine(rows(0, size_).t(), coefficients, vectors.t());
   return vectors.t();
 }
