@@ -108,6 +108,14 @@ void GrowingBasis::add(at::Tensor beyond) {
 }
 
 at::Tensor GrowingBasis::complete() const {
+  // Where vectors are few, all reflections are joined: one product instead of two for each block.
+  if (!blocks_.empty() && 2 * size_ <= n_) {
+    Reflections all = blocks_.front();
+    for (size_t i = 1; i < blocks_.size(); ++i) all = joined(all, blocks_[i]);
+    const at::Tensor q = matrix_product(all.scaled.t(), all.rows).neg_();
+    q.diagonal().add_(1);
+    return q.t();
+  }
   at::Tensor q = at::zeros({n_, n_}, options_);
   q.diagonal().narrow(0, size_, n_ - size_).fill_(1);
   int64_t begin = size_;

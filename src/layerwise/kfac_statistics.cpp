@@ -8,6 +8,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/maximum.h>
@@ -38,8 +39,8 @@ struct Eigenvectors {
 };
 
 /// Eigenvectors of symmetric matrices; equal ones, such as those of inputs that several layers
-/// share, are decomposed once. The matrices are known by size and hash, which saves their memory:
-/// with 64 bits no two different ones will meet.
+/// share, are decomposed once. They are known by the product with a vector, of which the hash saves
+/// memory: what differs by more than rounding has another one.
 class EigenvectorCache {
  public:
   Eigenvectors of(const at::Tensor& matrix, int64_t max_rank, const std::string& who) {
@@ -53,7 +54,7 @@ class EigenvectorCache {
 
  private:
   static size_t hash(const at::Tensor& matrix) {
-    const at::Tensor host = matrix.cpu().contiguous();
+    const at::Tensor host = matrix.mv(at::arange(matrix.size(0), matrix.options()).cos_()).cpu();
     return std::hash<std::string_view>()(
         {static_cast<const char*>(host.const_data_ptr()), host.nbytes()});
   }
