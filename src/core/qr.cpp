@@ -112,7 +112,7 @@ at::Tensor GrowingBasis::complete() const {
   if (!blocks_.empty() && 2 * size_ <= n_) {
     Reflections all = blocks_.front();
     for (size_t i = 1; i < blocks_.size(); ++i) all = joined(all, blocks_[i]);
-    const at::Tensor q = matrix_product(all.scaled.t(), all.rows).neg_();
+    const at::Tensor q = matrix_product(all.scaled.neg().t(), all.rows);
     q.diagonal().add_(1);
     return q.t();
   }

@@ -81,7 +81,7 @@ SymmetricEigen eigen_in(const GrowingBasis& basis_of_range, const at::Tensor& ma
   const at::Tensor basis = basis_of_range.complete().t();                     // as rows
   const at::Tensor range = basis.narrow(0, 0, k);
   const SymmetricEigen eigen =
-      symmetric_eigen(in_basis(range, matrix_product(matrix, range.t())), who);
+      symmetric_eigen(in_basis(range, matrix_product(matrix, range.t())).t(), who);
   vectors.narrow(0, 0, n - k).copy_(basis.narrow(0, k, n - k));
   vectors.narrow(0, n - k, k).copy_(matrix_product(eigen.vectors.t(), range));
   return {at::cat({at::zeros({n - k}, matrix.options()), eigen.values.clamp_min(0)}), vectors.t()};

@@ -22,7 +22,8 @@ namespace {
 /// Nothing if the iteration does not converge.
 std::optional<SymmetricEigen> try_eigen(const at::Tensor& matrix, at::ScalarType dtype) {
   try {
-    const auto [values, vectors] = at::linalg_eigh(matrix.to(dtype));
+    // The transpose of a symmetric matrix is it, in the layout that LAPACK wants.
+    const auto [values, vectors] = at::linalg_eigh(matrix.t().to(dtype));
     return SymmetricEigen{values.to(matrix.scalar_type()), vectors.to(matrix.scalar_type())};
   } catch (const c10::LinAlgError&) {
     return std::nullopt;

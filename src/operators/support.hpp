@@ -43,6 +43,7 @@ struct SymmetricEigen {
   at::Tensor values;
   at::Tensor vectors;
 };
+/// Reads the upper triangle.
 /// @throws NumericalError if the matrix is not finite
 SymmetricEigen symmetric_eigen(const at::Tensor& matrix, const std::string& who);
 at::Tensor symmetric_eigenvalues(const at::Tensor& matrix, const std::string& who);
