@@ -3,19 +3,19 @@
 #include <fnmatch.h>
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/sqrt.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "core/check.hpp"
+#include "core/inner_product.hpp"
 #include "optim/member.hpp"
 
 namespace curvature::optim {
 namespace {
 
-double norm(const at::Tensor& x) { return at::linalg_vector_norm(x).item<double>(); }
+using curvature::detail::quick_norm;
 double rms(const at::Tensor& x) {
-  return norm(x) / std::sqrt(static_cast<double>(std::max<int64_t>(x.numel(), 1)));
+  return quick_norm(x) / std::sqrt(static_cast<double>(std::max<int64_t>(x.numel(), 1)));
 }
 
 /// Multiplies in place.
@@ -24,7 +24,7 @@ void scale(at::Tensor& x, double factor) {
 }
 
 void clip(at::Tensor& u, const ClipOptions& options) {
-  if (options.norm > 0) scale(u, std::min(1.0, options.norm / std::max(norm(u), 1e-300)));
+  if (options.norm > 0) scale(u, std::min(1.0, options.norm / std::max(quick_norm(u), 1e-300)));
   if (options.rms > 0) scale(u, std::min(1.0, options.rms / std::max(rms(u), 1e-300)));
   if (options.entry > 0) u.clamp_(-options.entry, options.entry);
 }
@@ -98,11 +98,11 @@ at::Tensor GraftedLength::operator()(const at::Tensor& direction, const at::Tens
   constexpr double kTiny = 1e-16;  // a direction of length 0 stays one
   if (options_.kind == Graft::kUnitRms) {
     return direction *
-           (std::sqrt(static_cast<double>(direction.numel())) / (norm(direction) + kTiny));
+           (std::sqrt(static_cast<double>(direction.numel())) / (quick_norm(direction) + kTiny));
   }
   const at::Tensor base = base_direction(gradient, momentum);
   if (t_ < options_.start) return base;
-  return direction * (norm(base) / (norm(direction) + kTiny));
+  return direction * (quick_norm(base) / (quick_norm(direction) + kTiny));
 }
 
 void GraftedLength::visit(StateVisitor& visitor) {

@@ -6,12 +6,12 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/linalg_svd.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/sign.h>
 
 #include <curvature/optim/muon_estimator.hpp>
 
 #include "core/check.hpp"
+#include "core/inner_product.hpp"
 #include "core/matrix_product.hpp"
 #include "optim/mode_algebra.hpp"
 
@@ -45,7 +45,7 @@ const std::vector<Coefficients>& coefficients(PolarMethod method) {
   }
 }
 
-double norm(const at::Tensor& x) { return at::linalg_vector_norm(x).item<double>(); }
+using curvature::detail::quick_norm;
 
 /// Singular vectors of singular values that are 0 but for rounding are left out.
 at::Tensor exact_polar_factor(const at::Tensor& x) {
@@ -78,7 +78,7 @@ at::Tensor rounded_newton_schulz_step(const at::Tensor& x, const Coefficients& s
 at::Tensor newton_schulz(const at::Tensor& x, PolarMethod method, int64_t steps) {
   constexpr double kTiny = 1e-7;
   const size_t shorter = x.size(0) > x.size(1) ? 1 : 0;
-  at::Tensor y = x / (norm(x) + kTiny);
+  at::Tensor y = x / (quick_norm(x) + kTiny);
   const auto& sets = coefficients(method);
   const auto take_step = x.element_size() < 4 ? rounded_newton_schulz_step : newton_schulz_step;
   for (int64_t step = 0; step < steps; ++step) {
@@ -119,7 +119,7 @@ class MuonEstimator : public CovarianceEstimator {
       case DescentNorm::kMax:
         return at::sign(m);
       case DescentNorm::kFrobenius:
-        return m / std::max(norm(m), 1e-300);
+        return m / std::max(quick_norm(m), 1e-300);
       default:
         return polar_factor(m.to(options_.products.value_or(m.scalar_type())), options_.method,
                             options_.steps)

@@ -5,7 +5,6 @@
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_inv.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mv.h>
@@ -15,6 +14,7 @@
 #include <curvature/operators/function_operator.hpp>
 
 #include "core/check.hpp"
+#include "core/inner_product.hpp"
 #include "optim/mode_operator.hpp"
 #include "optim/psgd_preconditioner.hpp"
 
@@ -24,7 +24,7 @@ namespace {
 /// What random numbers are for, besides noise.
 constexpr uint64_t kStart = 0x10a, kCoin = 0xc01;
 
-double norm(const at::Tensor& x) { return at::linalg_vector_norm(x).item<double>(); }
+using curvature::detail::quick_norm;
 
 /// The inverse of a small matrix; LibTorch has none below float32.
 at::Tensor small_inverse(const at::Tensor& m) {
@@ -86,7 +86,7 @@ class LraPreconditioner : public PsgdPreconditioner {
     const RandomSource random = source().derive(kStart);
     const auto draw = [&](uint64_t stream) {
       const at::Tensor x = random.normal(stream, view_.size() * rank_);
-      return (x * (std::sqrt(0.1) / norm(x))).view({view_.size(), rank_}).to(view_.options);
+      return (x * (std::sqrt(0.1) / quick_norm(x))).view({view_.size(), rank_}).to(view_.options);
     };
     root_.u = draw(0);
     root_.v = draw(1);
@@ -176,7 +176,7 @@ class LraPreconditioner : public PsgdPreconditioner {
   static LowRankRoot balanced(const LowRankRoot& q) {
     if (!q.has_rank()) return q;
     constexpr double kRate = 0.1;
-    const double u_norm = norm(q.u), v_norm = norm(q.v);
+    const double u_norm = quick_norm(q.u), v_norm = quick_norm(q.v);
     if (u_norm == 0 || v_norm == 0) return q;
     const double ratio = u_norm / v_norm;
     const at::Tensor e = (at::mm(q.u.t(), q.u) / ratio - at::mm(q.v.t(), q.v) * ratio)
@@ -207,7 +207,7 @@ class LraPreconditioner : public PsgdPreconditioner {
     // |N X X^T|_F^2 = tr(N X)^T (N X) X^T X
     const double n_norm = std::sqrt(
         std::max(at::mm(nx.t(), nx).mul_(at::mm(x.t(), x)).sum(at::kDouble).item<double>(), 0.0));
-    const double bound = norm(a) * norm(at::mv(x, ax)) + n_norm;
+    const double bound = quick_norm(a) * quick_norm(at::mv(x, ax)) + n_norm;
     double& running = left ? bounds.u : bounds.v;
     running = running_bound(running, bound, options_.lipschitz_decay);
     CURVATURE_CHECK(std::isfinite(running), NumericalError,
