@@ -5,6 +5,10 @@ target_compile_options(curvature_private INTERFACE
   $<$<BOOL:${CURVATURE_WARNINGS_AS_ERRORS}>:-Werror>)
 # The layout of LibTorch's classes depends on NDEBUG, and its wheels are built with it.
 target_compile_definitions(curvature_private INTERFACE NDEBUG)
+# LibTorch brings fmt's headers. Header-only, every file would compile the formatting once more, which
+# is half of its time; so core/format.cpp does it for all, in a namespace that no libfmt shares.
+target_compile_definitions(curvature_private INTERFACE
+  "FMT_BEGIN_NAMESPACE=namespace fmt { inline namespace curvature {" "FMT_END_NAMESPACE=}}")
 if(CURVATURE_SANITIZE)
   target_compile_options(curvature_private INTERFACE
     -fsanitize=${CURVATURE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)

@@ -1,7 +1,6 @@
 #pragma once
 
-// The only header that brings in fmt. LibTorch's headers shadow a system fmt, so fmt is used
-// header-only.
+// The only header that brings in fmt, as LibTorch has it; format.cpp is its compiled part.
 #include <c10/util/ArrayRef.h>
 
 #include <fmt/core.h>

@@ -11,7 +11,8 @@ namespace {
 constexpr int64_t kFailuresAllowed = 3;
 
 SymmetricEigen by_lapack(const at::Tensor& matrix) {
-  auto [values, vectors] = at::linalg_eigh(matrix);
+  // The transpose of a symmetric matrix is it, in the layout that LAPACK wants.
+  auto [values, vectors] = at::linalg_eigh(matrix.t());
   return {.values = values.flip(0), .vectors = vectors.flip(1)};
 }
 
