@@ -32,3 +32,12 @@ if(CURVATURE_TCMALLOC_LIBRARY AND NOT CURVATURE_SANITIZE)
 elseif(NOT CURVATURE_SANITIZE)
   target_sources(curvature_allocator INTERFACE "${CMAKE_CURRENT_LIST_DIR}/keep_pages.cpp")
 endif()
+
+# Where ccache is installed, nothing is compiled twice, in whichever folder; -D
+# CMAKE_CXX_COMPILER_LAUNCHER= goes without. It takes precompiled headers only with these settings.
+find_program(CURVATURE_CCACHE ccache)
+mark_as_advanced(CURVATURE_CCACHE)
+if(PROJECT_IS_TOP_LEVEL AND CURVATURE_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${CMAKE_COMMAND}" -E env CCACHE_SLOPPINESS=pch_defines,time_macros
+      "CCACHE_BASEDIR=${PROJECT_SOURCE_DIR}" CCACHE_NOHASHDIR=1 "${CURVATURE_CCACHE}")
+endif()

@@ -10,6 +10,8 @@
 #include "cli/demo_network.hpp"
 #include "cli/fixture.hpp"
 
+BOOST_AUTO_TEST_SUITE(demo_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 using nlohmann::json;
@@ -48,8 +50,6 @@ std::string first_bytes(const std::string& file) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(demo_test)
 
 BOOST_AUTO_TEST_CASE(the_built_in_digits_are_what_their_source_says) {
   const cli::DemoData data = cli::load_digits();

@@ -3,6 +3,8 @@
 
 #include "cli/fixture.hpp"
 
+BOOST_AUTO_TEST_SUITE(errors_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -15,8 +17,6 @@ Words with_model(const Words& problem, const std::string& model) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(errors_test)
 
 BOOST_AUTO_TEST_CASE(files_that_are_no_model_show_how_to_export) {
   const Scratch scratch;

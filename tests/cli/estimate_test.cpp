@@ -6,6 +6,8 @@
 #include "cli/fixture.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(estimate_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -48,8 +50,6 @@ struct Quantity {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(estimate_test)
 
 BOOST_AUTO_TEST_CASE(numbers_by_every_method) {
   const Curvature ggn;

@@ -69,8 +69,8 @@ Outcome run_tool(const Words& words) {
   };
   const int output = open_file("output"), error = open_file("error");
   const int status = status_of(start_tool(words, output, error));
-  close(output);
-  close(error);
+  ::close(output);
+  ::close(error);
   return {status, contents(scratch / "output"), contents(scratch / "error")};
 }
 

@@ -12,6 +12,8 @@
 #include "cli/fixture.hpp"
 #include "cli/progress_bar.hpp"
 
+BOOST_AUTO_TEST_SUITE(interruption_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -51,8 +53,6 @@ bool read_until(int descriptor, const std::string& text, std::string& all) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(interruption_test)
 
 BOOST_AUTO_TEST_CASE(a_bar_says_task_part_and_time_left) {
   BOOST_TEST(cli::render_progress({"Steps", 1, 4}, 10, 40) ==

@@ -5,6 +5,8 @@
 #include "cli/fixture.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(layerwise_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -18,8 +20,6 @@ Outcome checked(const Words& words) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(layerwise_test)
 
 BOOST_AUTO_TEST_CASE(a_direct_solve_is_the_inverse_of_the_damped_operator) {
   const Scratch scratch;

@@ -10,6 +10,8 @@
 #include "cli/gnuplot.hpp"
 #include "cli/plot.hpp"
 
+BOOST_AUTO_TEST_SUITE(plot_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -55,8 +57,6 @@ class OtherPath {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(plot_test)
 
 BOOST_AUTO_TEST_CASE(densities_are_drawn_with_labels_as_they_are) {
   const Scratch scratch;

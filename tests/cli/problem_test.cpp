@@ -5,6 +5,8 @@
 #include "cli/fixture.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(problem_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -36,8 +38,6 @@ at::Tensor flat_gradient(const at::Tensor& loss, const TensorList& parameters) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(problem_test)
 
 BOOST_AUTO_TEST_CASE(several_inputs_come_in_their_order) {
   const Scratch scratch;

@@ -10,6 +10,8 @@
 #include "cli/optimizers/shell.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(replay_command_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -88,8 +90,6 @@ void check_replay(const Words& choice, const Expected& expected) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(replay_command_test)
 
 BOOST_AUTO_TEST_CASE(adamw_follows_its_formula) {
   const double rate = 0.02, beta1 = 0.8, beta2 = 0.9, epsilon = 1e-3, decay = 0.3;

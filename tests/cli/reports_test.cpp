@@ -7,6 +7,8 @@
 
 #include "cli/fixture.hpp"
 
+BOOST_AUTO_TEST_SUITE(reports_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -34,8 +36,6 @@ void check_origin(const Json& report) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(reports_test)
 
 BOOST_AUTO_TEST_CASE(json_of_each_command) {
   const Scratch scratch;

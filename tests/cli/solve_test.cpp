@@ -4,6 +4,8 @@
 #include "cli/fixture.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(solve_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -35,8 +37,6 @@ struct System {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(solve_test)
 
 BOOST_AUTO_TEST_CASE(each_solver_solves) {
   const System system;

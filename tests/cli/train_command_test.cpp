@@ -22,6 +22,8 @@
 #include "cli/training.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(train_command_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -106,8 +108,6 @@ const Words kSgd = {"--optimizer", "sgd", "--option", "learning_rate=0.5"};
 const Words kAdam = {"--optimizer", "adamw", "--option", "learning_rate=0.05"};
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(train_command_test)
 
 BOOST_AUTO_TEST_CASE(steps_are_those_of_a_loop_over_batches_in_file_order) {
   const Scratch scratch;

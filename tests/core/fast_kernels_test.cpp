@@ -15,12 +15,12 @@
 #include "../../src/core/matrix_product.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(fast_kernels_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 using curvature::detail::FastKernels;
 using curvature::detail::ZeroProducts;
-
-BOOST_AUTO_TEST_SUITE(fast_kernels_test)
 
 namespace {
 

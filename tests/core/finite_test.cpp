@@ -8,10 +8,10 @@
 
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(finite_test)
+
 using namespace curvature::testing;
 using curvature::detail::is_finite;
-
-BOOST_AUTO_TEST_SUITE(finite_test)
 
 BOOST_AUTO_TEST_CASE(one_entry_that_is_not_finite_shows_in_every_dtype) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();

@@ -9,6 +9,8 @@
 
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(inner_product_test)
+
 using namespace curvature::testing;
 
 namespace {
@@ -19,8 +21,6 @@ at::Tensor randn(int64_t n, at::ScalarType dtype) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(inner_product_test)
 
 // Sizes on both sides of a vector's, a piece's and a thread's.
 BOOST_AUTO_TEST_CASE(sums_of_all_sizes_agree_with_float64) {

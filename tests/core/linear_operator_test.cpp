@@ -4,6 +4,8 @@
 #include "support/operator_laws.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(linear_operator_test)
+
 using namespace curvature;
 
 namespace {
@@ -37,8 +39,6 @@ class PerEntry final : public LinearOperator {
 Space two_shapes() { return Space({{"weight", {2, 3}}, {"bias", {3}}}); }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(linear_operator_test)
 
 BOOST_AUTO_TEST_CASE(both_forms_of_implementation_obey_the_laws) {
   const at::Tensor matrix = at::rand({9, 9}, at::kDouble);

@@ -9,10 +9,10 @@
 
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(matrix_product_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(matrix_product_test)
 
 BOOST_AUTO_TEST_CASE(is_the_product_in_every_size_layout_and_dtype) {
   const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);

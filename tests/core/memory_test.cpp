@@ -3,9 +3,9 @@
 
 #include "support/tensor_close.hpp"
 
-using namespace curvature;
-
 BOOST_AUTO_TEST_SUITE(memory_test)
+
+using namespace curvature;
 
 BOOST_AUTO_TEST_CASE(a_budget_is_never_overdrawn) {
   MemoryBudget budget(100);

@@ -8,6 +8,9 @@
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {
+
+BOOST_AUTO_TEST_SUITE(qr_test)
+
 namespace {
 
 namespace data = boost::unit_test::data;
@@ -38,8 +41,6 @@ void check_factors(const QrFactors& factors, const at::Tensor& matrix) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(qr_test)
 
 BOOST_DATA_TEST_CASE(the_factors_make_the_matrix, kSizes, n) {
   check_factors(detail::qr(gram(n, 2 * n, torch::kFloat)), gram(n, 2 * n, torch::kFloat));

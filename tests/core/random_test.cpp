@@ -4,9 +4,9 @@
 
 #include "support/tensor_close.hpp"
 
-using namespace curvature;
-
 BOOST_AUTO_TEST_SUITE(random_test)
+
+using namespace curvature;
 
 BOOST_AUTO_TEST_CASE(a_stream_depends_on_seed_and_number_only) {
   const RandomSource source(7);

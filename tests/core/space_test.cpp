@@ -1,9 +1,9 @@
 #include <curvature/core/error.hpp>
 #include <curvature/core/space.hpp>
 
-using namespace curvature;
-
 BOOST_AUTO_TEST_SUITE(space_test)
+
+using namespace curvature;
 
 BOOST_AUTO_TEST_CASE(entries_lie_one_after_the_other) {
   const Space space({{"weight", {3, 4}}, {"scale", {}}, {"empty", {0, 2}}, {"bias", {4}}});

@@ -8,9 +8,9 @@
 
 #include "support/tensor_close.hpp"
 
-using namespace curvature::testing;
-
 BOOST_AUTO_TEST_SUITE(transposition_test)
+
+using namespace curvature::testing;
 
 BOOST_AUTO_TEST_CASE(columns_become_contiguous_rows_in_every_size_layout_and_dtype) {
   const at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);

@@ -6,10 +6,10 @@
 #include "io/files.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(array_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(array_test)
 
 BOOST_AUTO_TEST_CASE(the_extension_says_what_a_file_is) {
   const at::Tensor values = counting(at::kFloat, {2, 3});

@@ -6,10 +6,10 @@
 
 #include "io/files.hpp"
 
+BOOST_AUTO_TEST_SUITE(atomic_file_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(atomic_file_test)
 
 BOOST_AUTO_TEST_CASE(a_file_is_written_and_replaced) {
   const TemporaryFolder folder;

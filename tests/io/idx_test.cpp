@@ -4,6 +4,8 @@
 
 #include "io/files.hpp"
 
+BOOST_AUTO_TEST_SUITE(idx_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -26,8 +28,6 @@ std::string gzip(const std::string& bytes) {
 std::string idx(const std::string& rest) { return std::string("\0\0", 2) + rest; }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(idx_test)
 
 BOOST_AUTO_TEST_CASE(all_element_types_are_read) {
   for (const auto& [name, dtype] :

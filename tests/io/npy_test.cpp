@@ -2,6 +2,8 @@
 
 #include "io/files.hpp"
 
+BOOST_AUTO_TEST_SUITE(npy_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -38,8 +40,6 @@ void check_refused(const std::string& bytes, const std::string& message) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(npy_test)
 
 BOOST_AUTO_TEST_CASE(arrays_written_by_numpy_are_read) {
   for (const auto& [name, dtype] : kDtypes) {

@@ -2,6 +2,8 @@
 
 #include "io/files.hpp"
 
+BOOST_AUTO_TEST_SUITE(npz_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -60,8 +62,6 @@ void check_refused(const std::string& bytes, const std::string& message) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(npz_test)
 
 BOOST_AUTO_TEST_CASE(archives_written_by_numpy_are_read) {
   BOOST_TEST(list_npz(golden("one.npz")) == std::vector<std::string>{"data"});

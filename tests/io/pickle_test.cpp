@@ -2,6 +2,8 @@
 
 #include "io/files.hpp"
 
+BOOST_AUTO_TEST_SUITE(pickle_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 using curvature::detail::Pickle;
@@ -21,8 +23,6 @@ const std::string kTensor =
     "ccollections\nOrderedDict\nq\x08)Rq\x09tq\x0aRq\x0b.";
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(pickle_test)
 
 BOOST_AUTO_TEST_CASE(a_tensor_is_a_call_with_its_description) {
   const Pickle pickle("x.pt", kTensor);

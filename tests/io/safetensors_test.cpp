@@ -2,6 +2,8 @@
 
 #include "io/files.hpp"
 
+BOOST_AUTO_TEST_SUITE(safetensors_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -35,8 +37,6 @@ at::Tensor read_first(const std::filesystem::path& path) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(safetensors_test)
 
 BOOST_AUTO_TEST_CASE(an_archive_survives_a_round_trip) {
   const TemporaryFolder folder;

@@ -2,10 +2,10 @@
 
 #include "io/files.hpp"
 
+BOOST_AUTO_TEST_SUITE(torch_file_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(torch_file_test)
 
 BOOST_AUTO_TEST_CASE(tensors_saved_by_python_are_read) {
   for (const at::ScalarType dtype : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kLong,

@@ -6,14 +6,14 @@
 
 #include "layerwise/reference.hpp"
 
+BOOST_AUTO_TEST_SUITE(autocorrelation_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 using curvature::detail::autocorrelation;
 using curvature::detail::autocorrelation_by_convolution;
 using curvature::detail::autocorrelation_by_fourier;
 using curvature::detail::Convolution;
-
-BOOST_AUTO_TEST_SUITE(autocorrelation_test)
 
 namespace {
 

@@ -12,10 +12,10 @@
 #include "layerwise/reference.hpp"
 #include "support/operator_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(block_tridiagonal_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(block_tridiagonal_test)
 
 namespace {
 

@@ -12,13 +12,13 @@
 #include "layerwise/capture.hpp"
 #include "layerwise/reference.hpp"
 
+BOOST_AUTO_TEST_SUITE(capture_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 using curvature::detail::OperationUse;
 using curvature::detail::output_gradients;
 using curvature::detail::record_uses;
-
-BOOST_AUTO_TEST_SUITE(capture_test)
 
 namespace {
 

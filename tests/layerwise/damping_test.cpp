@@ -16,10 +16,10 @@
 #include "layerwise/reference.hpp"
 #include "support/operator_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(damping_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(damping_test)
 
 namespace {
 

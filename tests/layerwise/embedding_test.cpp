@@ -8,6 +8,8 @@
 #include "support/dense_operator.hpp"
 #include "support/operator_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(embedding_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -51,8 +53,6 @@ at::Tensor by_product(const at::Tensor& words, const at::Tensor& table) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(embedding_test)
 
 BOOST_AUTO_TEST_CASE(a_look_up_is_a_product_with_one_hot_vectors) {
   const at::Tensor table = new_table();

@@ -5,10 +5,10 @@
 #include "support/dense_operator.hpp"
 #include "support/problems.hpp"
 
+BOOST_AUTO_TEST_SUITE(gradient_gram_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(gradient_gram_test)
 
 BOOST_AUTO_TEST_CASE(it_holds_the_inner_products_of_gradients_whatever_fits) {
   for (const Problem& problem : problems()) {

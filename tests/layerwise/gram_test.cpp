@@ -7,10 +7,10 @@
 #include "layerwise/reference.hpp"
 #include "layerwise/squared_gradients.hpp"
 
+BOOST_AUTO_TEST_SUITE(gram_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(gram_test)
 
 BOOST_DATA_TEST_CASE(the_lower_triangle_is_the_one_of_the_product,
                      boost::unit_test::data::make({1, 2, 127, 128, 129, 300, 1000}), n) {

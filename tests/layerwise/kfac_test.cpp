@@ -16,10 +16,10 @@
 #include "support/operator_laws.hpp"
 #include "support/problems.hpp"
 
+BOOST_AUTO_TEST_SUITE(kfac_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(kfac_test)
 
 namespace {
 

@@ -5,6 +5,8 @@
 
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(kfoc_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -35,8 +37,6 @@ at::Tensor nearest(const at::Tensor& block, int64_t m) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(kfoc_test)
 
 BOOST_AUTO_TEST_CASE(it_is_the_nearest_product_of_each_block) {
   for (const int64_t batch_size : {20, 7}) {

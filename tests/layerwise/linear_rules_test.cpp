@@ -2,10 +2,10 @@
 
 #include "layerwise/rules.hpp"
 
+BOOST_AUTO_TEST_SUITE(linear_rules_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(linear_rules_test)
 
 namespace {
 

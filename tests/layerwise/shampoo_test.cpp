@@ -7,6 +7,8 @@
 #include "support/operator_laws.hpp"
 #include "support/problems.hpp"
 
+BOOST_AUTO_TEST_SUITE(shampoo_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -147,8 +149,6 @@ Bilinear bilinear(int64_t examples, int64_t positions, int64_t m, int64_t n) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(shampoo_test)
 
 BOOST_AUTO_TEST_CASE(shampoo_is_the_trace_scaled_product_of_any_parameter) {
   for (const Problem& problem : problems()) {

@@ -8,10 +8,10 @@
 #include "support/problems.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(squared_gradients_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(squared_gradients_test)
 
 BOOST_AUTO_TEST_CASE(equal_the_squares_of_example_gradients) {
   for (const Problem& problem : problems()) {

@@ -6,14 +6,14 @@
 #include "layerwise/layer_part.hpp"
 #include "layerwise/reference.hpp"
 
+BOOST_AUTO_TEST_SUITE(window_moment_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 using curvature::detail::InputMoment;
 using curvature::detail::LayerPart;
 using curvature::detail::match_use;
 using curvature::detail::OperationUse;
-
-BOOST_AUTO_TEST_SUITE(window_moment_test)
 
 namespace {
 

@@ -8,11 +8,11 @@
 #include "support/problems.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(dense_agreement_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 namespace bdata = boost::unit_test::data;
-
-BOOST_AUTO_TEST_SUITE(dense_agreement_test)
 
 namespace {
 

@@ -8,10 +8,10 @@
 #include "support/problems.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(ggn_gram_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(ggn_gram_test)
 
 BOOST_AUTO_TEST_CASE(equals_the_dense_quadratic_forms) {
   for (const Problem& problem : problems()) {

@@ -16,11 +16,11 @@
 #include "support/problems.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(ggn_low_rank_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 namespace bdata = boost::unit_test::data;
-
-BOOST_AUTO_TEST_SUITE(ggn_low_rank_test)
 
 namespace {
 

@@ -12,11 +12,11 @@
 
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(kept_memory_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 namespace bdata = boost::unit_test::data;
-
-BOOST_AUTO_TEST_SUITE(kept_memory_test)
 
 namespace {
 

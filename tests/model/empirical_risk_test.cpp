@@ -8,10 +8,10 @@
 #include "support/problems.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(empirical_risk_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(empirical_risk_test)
 
 namespace {
 

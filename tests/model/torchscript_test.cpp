@@ -11,10 +11,10 @@
 
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(torchscript_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(torchscript_test)
 
 namespace {
 

@@ -17,6 +17,8 @@
 
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(algebra_test)
+
 using namespace curvature;
 
 namespace {
@@ -50,8 +52,6 @@ bool is(const OperatorPtr& a) {
 constexpr auto kPd = Symmetry::kPositiveDefinite;
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(algebra_test)
 
 BOOST_AUTO_TEST_CASE(closed_results_keep_their_structure) {
   const OperatorPtr d = vector_diagonal({1, 2, 3, 4});

@@ -8,9 +8,9 @@
 
 #include "support/tensor_close.hpp"
 
-using namespace curvature;
-
 BOOST_AUTO_TEST_SUITE(host_product_test)
+
+using namespace curvature;
 
 BOOST_AUTO_TEST_CASE(products_are_those_of_the_operator) {
   for (const auto dtype : {at::kDouble, at::kFloat}) {

@@ -14,11 +14,11 @@
 #include "operators/low_rank_eigen.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(low_rank_eigen_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 namespace data = boost::unit_test::data;
-
-BOOST_AUTO_TEST_SUITE(low_rank_eigen_test)
 
 namespace {
 

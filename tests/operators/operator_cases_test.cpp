@@ -20,6 +20,8 @@
 #include "support/operator_laws.hpp"
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(operator_cases_test)
+
 using namespace curvature;
 
 namespace {
@@ -666,8 +668,6 @@ void check_case(const Case& c) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(operator_cases_test)
 
 BOOST_DATA_TEST_CASE(structured_operators_obey_the_laws,
                      boost::unit_test::data::make(structured_cases()), c) {

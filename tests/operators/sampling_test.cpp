@@ -11,6 +11,8 @@
 
 #include "support/tensor_close.hpp"
 
+BOOST_AUTO_TEST_SUITE(sampling_test)
+
 using namespace curvature;
 
 namespace {
@@ -50,8 +52,6 @@ void check_covariance(const at::Tensor& draws, const at::Tensor& covariance) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(sampling_test)
 
 BOOST_AUTO_TEST_CASE(draws_have_the_covariance) {
   for (const OperatorPtr& a : operators()) {

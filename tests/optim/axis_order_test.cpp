@@ -12,6 +12,9 @@
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {
+
+BOOST_AUTO_TEST_SUITE(axis_order_test)
+
 namespace {
 
 namespace data = boost::unit_test::data;
@@ -48,8 +51,6 @@ Outcome follow(const OptimMethod& method, const at::Tensor& start,
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(axis_order_test)
 
 BOOST_DATA_TEST_CASE(nothing_depends_on_the_order_of_axes,
                      data::make(reordering_methods()) *

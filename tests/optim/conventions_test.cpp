@@ -14,6 +14,9 @@
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {
+
+BOOST_AUTO_TEST_SUITE(conventions_test)
+
 namespace {
 
 namespace data = boost::unit_test::data;
@@ -63,8 +66,6 @@ at::Tensor adam(at::Tensor& v, int64_t t, const at::Tensor& g, const at::Tensor&
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(conventions_test)
 
 BOOST_DATA_TEST_CASE(adamw, data::xrange(kVectors.size()), index) {
   const Shape& shape = kVectors[index];

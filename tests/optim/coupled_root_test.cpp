@@ -5,6 +5,8 @@
 
 #include "optim/reference.hpp"
 
+BOOST_AUTO_TEST_SUITE(coupled_root_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -34,8 +36,6 @@ PreconditionedOptions shell() {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(coupled_root_test)
 
 /// The published table: iterations of Newton's method in float64 (to 1e-6; here to 1e-10, one more
 /// at most), and errors in float32, which are those of any method.

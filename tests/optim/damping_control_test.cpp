@@ -6,10 +6,10 @@
 #include <curvature/core/error.hpp>
 #include <curvature/optim/damping_control.hpp>
 
+BOOST_AUTO_TEST_SUITE(damping_control_test, *boost::unit_test::tolerance(1e-14))
+
 using namespace curvature;
 using namespace curvature::optim;
-
-BOOST_AUTO_TEST_SUITE(damping_control_test, *boost::unit_test::tolerance(1e-14))
 
 namespace {
 

@@ -4,6 +4,8 @@
 
 #include "optim/reference.hpp"
 
+BOOST_AUTO_TEST_SUITE(diagonal_estimator_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -19,8 +21,6 @@ PreconditionedOptions for_all(PreconditionedOptions options) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(diagonal_estimator_test)
 
 BOOST_AUTO_TEST_CASE(root_free_adamw) {
   constexpr double kRate = 0.01, kDecay = 0.1, kBatch = 16, kBeta = 0.99, kEpsilon = 1e-5;

@@ -15,6 +15,9 @@
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {
+
+BOOST_AUTO_TEST_SUITE(laws_test)
+
 namespace {
 
 using optim::Preconditioned;
@@ -68,8 +71,6 @@ PreconditionedOptions with_decay(PreconditionedOptions options, double decay) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(laws_test)
 
 /// J(W) = 1/2 |A (W - W*) B|^2 with condition number 16 on each side.
 BOOST_DATA_TEST_CASE(a_quadratic_goes_to_its_minimum, each_method, method) {

@@ -7,6 +7,8 @@
 
 #include "optim/psgd.hpp"
 
+BOOST_AUTO_TEST_SUITE(low_precision_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -87,8 +89,6 @@ double trained(const EstimatorFactory& estimator, at::ScalarType dtype) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(low_precision_test)
 
 BOOST_DATA_TEST_CASE(trains_as_in_single_precision, every_case, method) {
   const double start = Quadratic().loss(torch::zeros({8, 6}));

@@ -4,6 +4,8 @@
 
 #include "optim/reference.hpp"
 
+BOOST_AUTO_TEST_SUITE(muon_estimator_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -43,8 +45,6 @@ at::Tensor with_singular_values(int64_t m, int64_t n, double low) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(muon_estimator_test)
 
 BOOST_AUTO_TEST_CASE(trajectories_are_those_of_the_conventions) {
   for (const std::vector<int64_t>& shape :

@@ -5,11 +5,11 @@
 
 #include "optim/natural_gradient.hpp"
 
+BOOST_AUTO_TEST_SUITE(natural_gradient_data_space_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(natural_gradient_data_space_test)
 
 BOOST_AUTO_TEST_CASE(the_whole_matrix_is_inverted_in_the_space_of_the_data) {
   // Three weighted examples, one of them without weight: 6 residuals, 26 parameters.

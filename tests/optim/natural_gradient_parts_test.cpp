@@ -10,11 +10,11 @@
 #include "optim/natural_gradient.hpp"
 #include "support/optimizer_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(natural_gradient_parts_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(natural_gradient_parts_test)
 
 namespace {
 

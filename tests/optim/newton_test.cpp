@@ -13,11 +13,11 @@
 #include "optim/small_problems.hpp"
 #include "support/optimizer_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(newton_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(newton_test)
 
 namespace {
 

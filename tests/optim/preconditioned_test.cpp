@@ -15,6 +15,9 @@
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {
+
+BOOST_AUTO_TEST_SUITE(preconditioned_test)
+
 namespace {
 
 using namespace optim;
@@ -50,8 +53,6 @@ at::Tensor by_hand(const Descent& d,
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(preconditioned_test)
 
 BOOST_AUTO_TEST_CASE(momentum_of_every_kind) {
   const Descent d;

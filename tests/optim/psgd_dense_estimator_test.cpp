@@ -6,6 +6,8 @@
 
 #include "optim/psgd.hpp"
 
+BOOST_AUTO_TEST_SUITE(psgd_dense_estimator_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -33,8 +35,6 @@ at::Tensor fitted(const at::Tensor& curvature, PsgdGeometry geometry, int64_t st
 at::Tensor orthogonal(int64_t n) { return std::get<0>(torch::linalg_qr(normal({n, n}, 5))); }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(psgd_dense_estimator_test)
 
 /// Below and above the size from which on columns stand for Gram matrices.
 BOOST_DATA_TEST_CASE(steps_are_those_of_the_formulas, data::make({2, 4}), rows) {

@@ -4,6 +4,8 @@
 
 #include "optim/psgd.hpp"
 
+BOOST_AUTO_TEST_SUITE(psgd_kron_estimator_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -134,8 +136,6 @@ double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(psgd_kron_estimator_test)
 
 BOOST_AUTO_TEST_CASE(trajectories_are_those_of_the_conventions) {
   for (const PsgdGeometry geometry :

@@ -5,6 +5,8 @@
 #include "optim/archive_visitor.hpp"
 #include "optim/psgd.hpp"
 
+BOOST_AUTO_TEST_SUITE(psgd_lra_estimator_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -63,8 +65,6 @@ struct Dense {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(psgd_lra_estimator_test)
 
 BOOST_AUTO_TEST_CASE(steps_are_those_of_dense_formulas) {
   for (const bool is_newton : {false, true}) {

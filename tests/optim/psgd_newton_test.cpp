@@ -12,6 +12,8 @@
 #include "support/dense_operator.hpp"
 #include "support/optimizer_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(psgd_newton_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -36,8 +38,6 @@ at::Tensor direction(const EmpiricalRisk& risk, PsgdNewtonOptions options, int64
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(psgd_newton_test)
 
 BOOST_AUTO_TEST_CASE(every_form_is_a_minimizer) {
   for (const PsgdForm& form : kForms) {

@@ -7,11 +7,11 @@
 #include "optim/random_part.hpp"
 #include "optim/small_problems.hpp"
 
+BOOST_AUTO_TEST_SUITE(random_part_test)
+
 using namespace curvature;
 using namespace curvature::optim::detail;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(random_part_test)
 
 namespace {
 

@@ -14,6 +14,9 @@
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {
+
+BOOST_AUTO_TEST_SUITE(relations_test)
+
 namespace {
 
 using namespace optim;
@@ -61,8 +64,6 @@ KlShampooEstimatorOptions scale_free(KlShampooEstimatorOptions options) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(relations_test)
 
 BOOST_AUTO_TEST_CASE(before_the_first_refresh_methods_are_adamw) {
   const at::Tensor adam = path(adam_estimator());

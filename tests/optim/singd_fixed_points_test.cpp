@@ -4,11 +4,11 @@
 
 #include "optim/singd.hpp"
 
+BOOST_AUTO_TEST_SUITE(singd_fixed_points_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(singd_fixed_points_test)
 
 BOOST_AUTO_TEST_CASE(ingd_finds_the_damped_flip_flop) {
   // A* = [tr(B*^-1 B) A + damping tr(B*^-1) I] / m and the other way round, iterated on its own.

@@ -4,6 +4,8 @@
 #include "optim/projection.hpp"
 #include "optim/singd.hpp"
 
+BOOST_AUTO_TEST_SUITE(singd_formulas_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -116,8 +118,6 @@ double distance_from_reference(const SingdOptions& options, double weight_decay)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(singd_formulas_test)
 
 BOOST_AUTO_TEST_CASE(steps_are_those_of_the_formulas_for_every_structure) {
   for (const FactorStructure inputs : kStructures) {

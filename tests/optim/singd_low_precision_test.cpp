@@ -3,11 +3,11 @@
 
 #include "optim/singd.hpp"
 
+BOOST_AUTO_TEST_SUITE(singd_low_precision_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(singd_low_precision_test)
 
 BOOST_AUTO_TEST_CASE(single_precision_follows_double_precision) {
   const auto run = [](at::ScalarType dtype) {

@@ -4,6 +4,8 @@
 #include "optim/singd.hpp"
 #include "support/optimizer_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(singd_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -19,8 +21,6 @@ class HeldTwice final : public Reducer {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(singd_test)
 
 BOOST_AUTO_TEST_CASE(members_of_the_family_are_minimizers) {
   const auto check = [](SingdOptions options, const MinimizerLaws& laws) {

@@ -7,6 +7,8 @@
 
 #include "optim/reference.hpp"
 
+BOOST_AUTO_TEST_SUITE(sirf_estimator_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -86,8 +88,6 @@ struct Reference {
 const std::vector<std::vector<int64_t>> kShapes = {{7, 5}, {3, 11}, {4, 3, 5}, {6}, {2, 3, 2, 2}};
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(sirf_estimator_test)
 
 BOOST_AUTO_TEST_CASE(trajectories_are_those_of_the_conventions) {
   for (const FactorStructure kind :

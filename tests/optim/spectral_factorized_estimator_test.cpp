@@ -5,6 +5,8 @@
 
 #include "optim/reference.hpp"
 
+BOOST_AUTO_TEST_SUITE(spectral_factorized_estimator_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -103,8 +105,6 @@ double relative_error(const at::Tensor& actual, const at::Tensor& expected) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(spectral_factorized_estimator_test)
 
 BOOST_AUTO_TEST_CASE(trajectories_are_those_of_the_conventions) {
   for (const auto& shape : kShapes) {

@@ -6,6 +6,8 @@
 
 #include "optim/reference.hpp"
 
+BOOST_AUTO_TEST_SUITE(spiked_kl_shampoo_estimator_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -64,8 +66,6 @@ struct Reference {
 };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(spiked_kl_shampoo_estimator_test)
 
 BOOST_AUTO_TEST_CASE(with_all_eigenpairs_it_is_kl_shampoo) {
   for (const std::vector<int64_t>& shape :

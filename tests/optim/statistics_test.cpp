@@ -16,6 +16,9 @@
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {
+
+BOOST_AUTO_TEST_SUITE(statistics_test)
+
 namespace {
 
 using namespace optim;
@@ -250,8 +253,6 @@ double floor_of(double q, int64_t steps) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(statistics_test)
 
 /// Along a fixed basis only the squares of entries count, so that one sample shown again and again
 /// leads to the best product a_i b_j for V = G o G: by Sinkhorn's scaling for q = 0, row and

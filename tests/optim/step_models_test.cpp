@@ -11,12 +11,12 @@
 
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(step_models_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using curvature::testing::close;
 using curvature::testing::numbers;
-
-BOOST_AUTO_TEST_SUITE(step_models_test)
 
 namespace {
 

@@ -5,6 +5,8 @@
 #include "optim/reference.hpp"
 #include "optim/structured_factor.hpp"
 
+BOOST_AUTO_TEST_SUITE(structured_factor_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
@@ -44,8 +46,6 @@ Parts random_member(const MatrixClass& structure, uint64_t seed) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(structured_factor_test)
 
 BOOST_AUTO_TEST_CASE(products_are_those_of_dense_matrices) {
   for (const auto& [options, size] : cases()) {

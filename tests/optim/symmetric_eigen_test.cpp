@@ -9,6 +9,9 @@
 #include "support/tensor_close.hpp"
 
 namespace curvature::testing {
+
+BOOST_AUTO_TEST_SUITE(symmetric_eigen_test)
+
 namespace {
 
 using optim::EigenSolver;
@@ -25,8 +28,6 @@ optim::ParameterView view_with(std::vector<std::string>& warnings) {
 SymmetricEigen failing(const at::Tensor&) { TORCH_CHECK(false, "did not converge"); }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(symmetric_eigen_test)
 
 BOOST_AUTO_TEST_CASE(eigenvalues_descend) {
   std::vector<std::string> warnings;

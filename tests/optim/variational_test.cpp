@@ -11,11 +11,11 @@
 #include "optim/small_problems.hpp"
 #include "support/optimizer_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(variational_test)
+
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(variational_test)
 
 namespace {
 

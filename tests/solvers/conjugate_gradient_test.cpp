@@ -14,6 +14,8 @@
 #include "support/dense_operator.hpp"
 #include "support/solver_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(conjugate_gradient_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -28,8 +30,6 @@ int64_t chebyshev_iterations(double condition, double tolerance) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(conjugate_gradient_test)
 
 BOOST_AUTO_TEST_CASE(distinct_eigenvalues_bound_the_iterations) {
   const int64_t n = 60;

@@ -9,10 +9,10 @@
 #include "support/operator_laws.hpp"
 #include "support/solver_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(direct_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(direct_test)
 
 BOOST_AUTO_TEST_CASE(dense_systems_of_every_kind) {
   const int64_t n = 30;

@@ -6,6 +6,8 @@
 #include "support/dense_operator.hpp"
 #include "support/solver_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(least_squares_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -19,8 +21,6 @@ at::Tensor least_squares(const at::Tensor& matrix, const at::Tensor& b) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(least_squares_test)
 
 BOOST_AUTO_TEST_CASE(rectangular_systems) {
   for (const Make make : kMethods) {

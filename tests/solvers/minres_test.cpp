@@ -4,6 +4,8 @@
 #include "support/dense_operator.hpp"
 #include "support/solver_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(minres_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -15,8 +17,6 @@ at::Tensor indefinite(int64_t n) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(minres_test)
 
 BOOST_AUTO_TEST_CASE(the_residual_is_the_smallest_of_the_krylov_space) {
   const int64_t n = 30;

@@ -12,10 +12,10 @@
 #include "support/problems.hpp"
 #include "support/solver_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(neumann_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(neumann_test)
 
 BOOST_AUTO_TEST_CASE(a_number_of_terms_is_the_truncated_series) {
   const int64_t n = 20;

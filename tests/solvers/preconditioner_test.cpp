@@ -9,10 +9,10 @@
 #include "support/operator_laws.hpp"
 #include "support/solver_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(preconditioner_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(preconditioner_test)
 
 BOOST_AUTO_TEST_CASE(a_diagonal_is_inverted_with_its_zeros_raised) {
   const at::Tensor d = torch::tensor({4.0, -2.0, 0.0, 1e-9}, double_options());

@@ -5,6 +5,8 @@
 
 #include "support/solver_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(solver_laws_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -36,8 +38,6 @@ const std::vector<SolverCase>& solvers() {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(solver_laws_test)
 
 BOOST_DATA_TEST_CASE(every_solver_keeps_the_laws, boost::unit_test::data::make(solvers())) {
   check_solver_laws(sample);

@@ -8,10 +8,10 @@
 
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(truncated_conjugate_gradient_test)
+
 using namespace curvature;
 using namespace curvature::testing;
-
-BOOST_AUTO_TEST_SUITE(truncated_conjugate_gradient_test)
 
 namespace {
 

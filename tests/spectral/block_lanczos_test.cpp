@@ -7,6 +7,8 @@
 #include "spectral/matrices.hpp"
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(block_lanczos_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -30,8 +32,6 @@ std::vector<Case> cases() {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(block_lanczos_test)
 
 BOOST_DATA_TEST_CASE(both_ends_agree_with_closed_forms_and_lapack, cases(), c) {
   const DenseOperator a(c.matrix.matrix);

@@ -15,6 +15,8 @@
 #include "support/dense_operator.hpp"
 #include "support/operator_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(comparison_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -43,8 +45,6 @@ at::Tensor positive(int64_t n, uint64_t seed, double low = 0.5, double high = 5)
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(comparison_test)
 
 BOOST_AUTO_TEST_CASE(the_whitened_operator_has_the_relative_spectrum) {
   const int64_t n = 60;

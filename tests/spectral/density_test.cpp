@@ -6,6 +6,8 @@
 
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(density_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -57,8 +59,6 @@ double wasserstein(const std::vector<Quadrature>& quadratures, const at::Tensor&
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(density_test)
 
 BOOST_AUTO_TEST_CASE(quadrature_is_exact_for_polynomials_up_to_degree_2m_minus_1) {
   const at::Tensor matrix = with_eigenvalues(torch::linspace(-1, 1.5, 200, at::kDouble));

@@ -7,6 +7,8 @@
 #include "spectral/matrices.hpp"
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(eigenpairs_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -60,8 +62,6 @@ at::Tensor bulk(double low, double high, int64_t n) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(eigenpairs_test)
 
 BOOST_DATA_TEST_CASE(analytic_matrices_to_ten_digits, matrices(), matrix) {
   const DenseOperator a(matrix.matrix);

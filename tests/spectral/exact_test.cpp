@@ -14,6 +14,8 @@
 
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(exact_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -54,8 +56,6 @@ void check_exact(const Estimate& estimate, double expected, int64_t products,
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(exact_test)
 
 BOOST_AUTO_TEST_CASE(the_laplacian_knows_its_answers) {
   for (const int64_t n : {1, 2, 17, 150}) {

@@ -9,6 +9,8 @@
 #include "spectral/statistics.hpp"
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(hutchinson_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -53,8 +55,6 @@ at::Tensor random_matrix(int64_t rows, int64_t cols, uint64_t seed = 3) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(hutchinson_test)
 
 BOOST_AUTO_TEST_CASE(the_variance_of_a_sample_is_that_of_its_distribution) {
   // z^T A z of n = 100 is nearly normal, so (k - 1) s^2 / sigma^2 nearly chi-squared: with k = 4000

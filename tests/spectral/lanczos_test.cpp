@@ -7,6 +7,8 @@
 
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(lanczos_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -40,8 +42,6 @@ double relation_error(const DenseOperator& a, const LanczosResult& run) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(lanczos_test)
 
 BOOST_AUTO_TEST_CASE(three_hundred_steps_stay_orthonormal_and_satisfy_the_relation) {
   const DenseOperator a(laplacian(1000));

@@ -9,6 +9,8 @@
 #include "spectral/matrices.hpp"
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(lobpcg_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -32,8 +34,6 @@ int64_t iterations_of(const DenseOperator& a, const LobpcgOptions& options) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(lobpcg_test)
 
 BOOST_DATA_TEST_CASE(either_end_agrees_with_closed_forms_and_lapack, matrices(), matrix) {
   const DenseOperator a(matrix.matrix);

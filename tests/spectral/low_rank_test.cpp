@@ -10,6 +10,8 @@
 #include "support/operator_laws.hpp"
 #include "support/solver_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(low_rank_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -40,8 +42,6 @@ double tail(const at::Tensor& values, int64_t k) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(low_rank_test)
 
 BOOST_AUTO_TEST_CASE(singular_values_of_rectangular_operators) {
   const at::Tensor u = std::get<0>(torch::linalg_qr(normal_matrix(80, 40, 1)));

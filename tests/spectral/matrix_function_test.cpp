@@ -13,6 +13,8 @@
 #include "support/dense_operator.hpp"
 #include "support/operator_laws.hpp"
 
+BOOST_AUTO_TEST_SUITE(matrix_function_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -47,8 +49,6 @@ const ScalarFunction kExp = [](double x) { return std::exp(x); };
 const ScalarFunction kLog = [](double x) { return std::log(x); };
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(matrix_function_test)
 
 BOOST_AUTO_TEST_CASE(operators_of_functions_keep_the_laws) {
   const at::Tensor matrix = with_eigenvalues(torch::linspace(0.5, 4, 30, at::kDouble));

@@ -6,6 +6,8 @@
 #include "spectral/matrices.hpp"
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(power_iteration_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -26,8 +28,6 @@ std::vector<Matrix> matrices() {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(power_iteration_test)
 
 BOOST_DATA_TEST_CASE(the_largest_in_magnitude, matrices(), matrix) {
   const DenseOperator a(matrix.matrix);

@@ -10,6 +10,8 @@
 #include "spectral/statistics.hpp"
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(stochastic_lanczos_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -29,8 +31,6 @@ at::Tensor matrix_log(const at::Tensor& matrix) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(stochastic_lanczos_test)
 
 BOOST_AUTO_TEST_CASE(polynomials_of_degree_2m_minus_1_are_those_of_the_probes) {
   // tr A^p by quadrature is Hutchinson's estimate with the same probes, exactly up to 2 m - 1.

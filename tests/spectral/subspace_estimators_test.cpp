@@ -12,6 +12,8 @@
 #include "spectral/statistics.hpp"
 #include "support/dense_operator.hpp"
 
+BOOST_AUTO_TEST_SUITE(subspace_estimators_test)
+
 using namespace curvature;
 using namespace curvature::testing;
 
@@ -53,8 +55,6 @@ OperatorPtr general(const at::Tensor& matrix, bool with_adjoint) {
 }
 
 }  // namespace
-
-BOOST_AUTO_TEST_SUITE(subspace_estimators_test)
 
 BOOST_AUTO_TEST_CASE(quickly_falling_eigenvalues_are_worth_the_subspace) {
   // 20 products, n = 300, eigenvalues 1 / i^2. Median relative errors in the literature and with
