@@ -33,8 +33,8 @@ elseif(NOT CURVATURE_SANITIZE)
   target_sources(curvature_allocator INTERFACE "${CMAKE_CURRENT_LIST_DIR}/keep_pages.cpp")
 endif()
 
-# Where ccache is installed, nothing is compiled twice, in whichever folder; -D
-# CMAKE_CXX_COMPILER_LAUNCHER= goes without. It takes precompiled headers only with these settings.
+# Where ccache is installed, nothing is compiled twice, in whichever folder (an empty
+# CMAKE_CXX_COMPILER_LAUNCHER: not so). It takes precompiled headers only with these settings.
 find_program(CURVATURE_CCACHE ccache)
 mark_as_advanced(CURVATURE_CCACHE)
 if(PROJECT_IS_TOP_LEVEL AND CURVATURE_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)

@@ -7,12 +7,11 @@
 
 #include "support/dense_operator.hpp"
 
+// That it is the matrix it should be: operator_cases_test.cpp.
 BOOST_AUTO_TEST_SUITE(kronecker_sum_test)
 
 using namespace curvature;
 using namespace curvature::testing;
-
-// That it is the matrix it should be: operator_cases_test.cpp.
 
 namespace {
 
