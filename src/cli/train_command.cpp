@@ -20,7 +20,7 @@ namespace curvature::cli {
 namespace {
 
 /// Independent of each other.
-enum RandomPurpose : uint64_t { kOrder = 1, kOptimizer = 2 };
+enum TrainingPurpose : uint64_t { kShuffledOrder = 1, kOptimizerNoise = 2 };
 
 struct TrainOptions {
   ProblemOptions problem;
@@ -253,7 +253,7 @@ void run_train(const TrainOptions& options, const Invocation& invocation) {
   const Problem problem = load_problem(options.problem);
   const RandomSource random(options.problem.seed);
   BatchOrder order(problem, options.problem, options.batch_order == "shuffled",
-                   random.derive(kOrder));
+                   random.derive(kShuffledOrder));
   const Schedule schedule = schedule_of(options, order);
 
   const auto warnings = std::make_shared<std::vector<std::string>>();
@@ -263,7 +263,7 @@ void run_train(const TrainOptions& options, const Invocation& invocation) {
   if (entry.from_risk) risk = make_risk(problem, options.problem, weight_decay);
   TrainedBy optimizer =
       make_optimizer(entry, values, problem, risk,
-                     {.random = random.derive(kOptimizer),
+                     {.random = random.derive(kOptimizerNoise),
                       .memory_budget = options.problem.memory_budget,
                       .warn = [warnings](const std::string& text) { warnings->push_back(text); }});
   const TrainPlan plan = plan_of(options, problem, schedule, order, *optimizer.minimizer);

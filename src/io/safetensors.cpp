@@ -190,20 +190,21 @@ std::vector<std::string> names_of(const Header& header) {
 
 // --- writing ------------------------------------------------------------------------------------
 
-using NamedTensor = std::pair<std::string, at::Tensor>;
+using WrittenTensor = std::pair<std::string, at::Tensor>;
 
 /// The tensors as they are written: those with wide elements first, so that each is aligned.
-std::vector<NamedTensor> in_file_order(const Archive& archive) {
-  std::vector<NamedTensor> tensors;
+std::vector<WrittenTensor> in_file_order(const Archive& archive) {
+  std::vector<WrittenTensor> tensors;
   for (const auto& [name, tensor] : archive.tensors) {
     CURVATURE_CHECK(name != kMetadata, OptionError,
                     "write_safetensors: a tensor cannot be called __metadata__; rename it");
     const std::string who = fmt::format("write_safetensors: tensor '{}'", printable(name));
     tensors.emplace_back(name, detail::as_written(who, tensor));
   }
-  std::stable_sort(tensors.begin(), tensors.end(), [](const NamedTensor& a, const NamedTensor& b) {
-    return a.second.element_size() > b.second.element_size();
-  });
+  std::stable_sort(tensors.begin(), tensors.end(),
+                   [](const WrittenTensor& a, const WrittenTensor& b) {
+                     return a.second.element_size() > b.second.element_size();
+                   });
   return tensors;
 }
 
@@ -215,7 +216,7 @@ std::string_view dtype_name(at::ScalarType dtype) {
 
 /// The length of the header and the header, padded so that the data begins at a multiple of 8
 /// bytes.
-std::string make_header(const Archive& archive, const std::vector<NamedTensor>& tensors) {
+std::string make_header(const Archive& archive, const std::vector<WrittenTensor>& tensors) {
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!archive.metadata.empty()) header[std::string(kMetadata)] = archive.metadata;
   size_t position = 0;
@@ -266,7 +267,7 @@ std::vector<std::string> list_safetensors(const std::filesystem::path& path) {
 }
 
 void write_safetensors(const std::filesystem::path& path, const Archive& archive) {
-  const std::vector<NamedTensor> tensors = in_file_order(archive);
+  const std::vector<WrittenTensor> tensors = in_file_order(archive);
   const std::string header = make_header(archive, tensors);
   write_file_atomically(path, [&](const ByteSink& sink) {
     sink(header.data(), header.size());

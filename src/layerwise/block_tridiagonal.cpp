@@ -23,35 +23,36 @@ namespace {
 using detail::ChainFactors;
 using detail::FactorPair;
 
-constexpr std::string_view kWho = "kfac_block_tridiagonal_inverse";
+constexpr std::string_view kBlockTridiagonal = "kfac_block_tridiagonal_inverse";
 
 void check_options(const KfacOptions& options, const DampingOptions& damping) {
   detail::check_options(options);
   CURVATURE_CHECK(options.fisher != Fisher::kForwardOnly, OptionError,
-                  "{}: forward-only has no gradients; expected another fisher", kWho);
+                  "{}: forward-only has no gradients; expected another fisher", kBlockTridiagonal);
   CURVATURE_CHECK(!options.separate_bias, OptionError,
                   "{}: biases belong to their layers' matrices; expected separate_bias false, got "
                   "true",
-                  kWho);
+                  kBlockTridiagonal);
   CURVATURE_CHECK(options.fallback == Fallback::kRefuse, OptionError,
-                  "{}: every parameter must belong to the chain; expected fallback kRefuse", kWho);
+                  "{}: every parameter must belong to the chain; expected fallback kRefuse",
+                  kBlockTridiagonal);
   CURVATURE_CHECK(damping.kind != KroneckerDamping::kExact, OptionError,
                   "{}: damping must leave Kronecker products; expected kPerFactor or kHeuristicPi, "
                   "got kExact",
-                  kWho);
+                  kBlockTridiagonal);
 }
 
 void refuse_other_parameters(const Space& space, const detail::LayerPlan& plan) {
   if (!plan.uncovered.empty()) {
     const auto& [parameter, reason] = *plan.uncovered.begin();
     throw NotSupportedError(
-        fmt::format("{}: '{}' belongs to no linear layer: {}; leave it out of the parameters", kWho,
-                    space.entries()[parameter].name, reason));
+        fmt::format("{}: '{}' belongs to no linear layer: {}; leave it out of the parameters",
+                    kBlockTridiagonal, space.entries()[parameter].name, reason));
   }
   if (!plan.unused.empty()) {
     throw NotSupportedError(
-        fmt::format("{}: the model does not use '{}'; leave it out of the parameters", kWho,
-                    space.entries()[plan.unused.front()].name));
+        fmt::format("{}: the model does not use '{}'; leave it out of the parameters",
+                    kBlockTridiagonal, space.entries()[plan.unused.front()].name));
   }
 }
 
@@ -117,7 +118,7 @@ class ChainStatistics {
     CURVATURE_CHECK(chain == chain_, NotSupportedError,
                     "{}: a batch passes through the layers in another order than the first; the "
                     "order must not depend on the data",
-                    kWho);
+                    kBlockTridiagonal);
   }
 
   void make_sums() {

@@ -40,7 +40,8 @@ void ArchiveReader::tensor(const std::string& name, at::Tensor& value) {
   const at::Tensor loaded = found ? found->clone() : at::Tensor();
   CURVATURE_CHECK(!loaded.defined() || !value.defined() || loaded.sizes() == value.sizes(),
                   DataError, "load: '{}' has another shape; expected {}, got {}", asked_.back(),
-                  detail::to_string(value.sizes()), detail::to_string(loaded.sizes()));
+                  curvature::detail::to_string(value.sizes()),
+                  curvature::detail::to_string(loaded.sizes()));
   changes_.push_back([&value, loaded] { value = loaded; });
 }
 

@@ -26,7 +26,7 @@ at::Tensor turned(const at::Tensor& q, const at::Tensor& n) {
     minus.diagonal().add_(1);
     at::Tensor plus = n.clone();
     plus.diagonal().add_(1);
-    return at::linalg_solve(minus, detail::matrix_product(q, plus), /*left=*/false);
+    return at::linalg_solve(minus, curvature::detail::matrix_product(q, plus), /*left=*/false);
   }
   at::Tensor result = q + q.mm(n);
   at::Tensor power = n;
@@ -40,7 +40,7 @@ at::Tensor turned(const at::Tensor& q, const at::Tensor& n) {
 at::Tensor orthogonalized(const at::Tensor& q) {
   at::Tensor inner = mode_gram(q, 1).mul_(-0.5);
   inner.diagonal().add_(1.5);
-  return detail::matrix_product(q, inner);
+  return curvature::detail::matrix_product(q, inner);
 }
 
 }  // namespace curvature::optim

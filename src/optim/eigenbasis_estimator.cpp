@@ -41,15 +41,16 @@ bool is_nearly_diagonal(const at::Tensor& lower, double tolerance) {
 
 /// P^T U with the rows of U in an order, beside the same triangle. U is the transpose of what is
 /// contiguous.
-detail::QrFactors with_rows(const detail::QrFactors& factors, const at::Tensor& order) {
+curvature::detail::QrFactors with_rows(const curvature::detail::QrFactors& factors,
+                                       const at::Tensor& order) {
   const at::Tensor columns = factors.orthogonal.t();
   return {.orthogonal = columns.index_select(1, order).t(), .triangle = factors.triangle};
 }
 
 /// One Newton-Schulz step: rounding of many products leaves a basis slightly skew.
 at::Tensor orthogonalized(const at::Tensor& basis) {
-  const at::Tensor gram = detail::matrix_product(basis.t(), basis);
-  return basis * 1.5 - detail::matrix_product(basis, gram) * 0.5;
+  const at::Tensor gram = curvature::detail::matrix_product(basis.t(), basis);
+  return basis * 1.5 - curvature::detail::matrix_product(basis, gram) * 0.5;
 }
 
 }  // namespace
@@ -236,7 +237,7 @@ void EigenbasisEstimator::refresh(const Follower& follower) {
         is_nearly_diagonal(mode.factor, settings_.refresh.tolerance)) {
       continue;
     }
-    detail::mirror_lower(mode.factor);
+    curvature::detail::mirror_lower(mode.factor);
     const at::Tensor rotation = rotation_of(i);
     if (rotation.defined()) rotate(i, rotation, follower);
   }
@@ -259,8 +260,9 @@ at::Tensor EigenbasisEstimator::rotation_of(size_t i) {
   // axis, S P = U R gives P^T S P = (P^T U) R: U rotates, and the factor becomes R P^T U. S is
   // symmetric, and its columns are contiguous as rows.
   const at::Tensor columns = order.defined() ? mode.factor.index_select(0, order) : mode.factor;
-  const detail::QrFactors factors = detail::qr(columns.t());
-  mode.factor = detail::symmetric_product(order.defined() ? with_rows(factors, order) : factors);
+  const curvature::detail::QrFactors factors = curvature::detail::qr(columns.t());
+  mode.factor =
+      curvature::detail::symmetric_product(order.defined() ? with_rows(factors, order) : factors);
   if (exact) mode.eigenvalues = mode.factor.diagonal().clone();
   return factors.orthogonal;
 }
@@ -281,8 +283,8 @@ at::Tensor EigenbasisEstimator::sort_columns(size_t i) {
 void EigenbasisEstimator::rotate(size_t i, const at::Tensor& rotation, const Follower& follower) {
   Mode& mode = modes_[i];
   // Contiguous, as it is after loading: rounding depends on the layout.
-  mode.basis =
-      mode.basis.defined() ? detail::matrix_product(mode.basis, rotation) : rotation.contiguous();
+  mode.basis = mode.basis.defined() ? curvature::detail::matrix_product(mode.basis, rotation)
+                                    : rotation.contiguous();
   constexpr int64_t kBetweenCorrections = 64;
   mode.rotations += 1;
   if (mode.rotations % kBetweenCorrections == 0) mode.basis = orthogonalized(mode.basis);

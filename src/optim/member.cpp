@@ -244,8 +244,8 @@ void Preconditioned::Member::visit(StateVisitor& visitor) {
 }
 
 std::string Preconditioned::Member::layout() const {
-  std::string text = detail::to_string(parameter.sizes());
-  for (const Part& part : parts) text += " " + detail::to_string(part.block.size);
+  std::string text = curvature::detail::to_string(parameter.sizes());
+  for (const Part& part : parts) text += " " + curvature::detail::to_string(part.block.size);
   return text;
 }
 

@@ -24,10 +24,10 @@ namespace {
 
 /// F times each of the matrices `[before, length, after]`.
 at::Tensor many_products(const at::Tensor& f, const at::Tensor& blocks) {
-  if (!detail::is_for_one_dnn(f, blocks[0])) return at::matmul(f, blocks);
+  if (!curvature::detail::is_for_one_dnn(f, blocks[0])) return at::matmul(f, blocks);
   at::Tensor product = at::empty({blocks.size(0), f.size(0), blocks.size(2)}, blocks.options());
   for (int64_t i = 0; i < blocks.size(0); ++i)
-    product[i].copy_(detail::matrix_product(f, blocks[i]));
+    product[i].copy_(curvature::detail::matrix_product(f, blocks[i]));
   return product;
 }
 
@@ -38,9 +38,9 @@ at::Tensor mode_product(const at::Tensor& x, const at::Tensor& f, size_t mode) {
   const int64_t before = blocks.size(0), length = blocks.size(1), after = blocks.size(2);
   at::Tensor product;
   if (before == 1) {
-    product = detail::matrix_product(f, blocks.view({length, after}));
+    product = curvature::detail::matrix_product(f, blocks.view({length, after}));
   } else if (after == 1) {
-    product = detail::matrix_product(blocks.view({before, length}), f.t());
+    product = curvature::detail::matrix_product(blocks.view({before, length}), f.t());
   } else {
     product = many_products(f, blocks);
   }
@@ -65,14 +65,14 @@ at::Tensor select_along_mode(const at::Tensor& x, const at::Tensor& order, size_
 }
 
 void add_mode_gram(at::Tensor& lower, const at::Tensor& x, size_t mode, double beta) {
-  detail::add_gram(lower, around(x, mode).transpose(1, 2), beta);
+  curvature::detail::add_gram(lower, around(x, mode).transpose(1, 2), beta);
 }
 
 at::Tensor mode_gram(const at::Tensor& x, size_t mode) {
   const int64_t d = x.size(static_cast<int64_t>(mode));
   at::Tensor gram = at::zeros({d, d}, x.options());
   add_mode_gram(gram, x, mode);
-  detail::mirror_lower(gram);
+  curvature::detail::mirror_lower(gram);
   return gram;
 }
 

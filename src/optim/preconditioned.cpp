@@ -116,7 +116,7 @@ void Preconditioned::add_group(ParameterGroup group) {
 /// Returns their norm.
 double Preconditioned::update(const TensorList& gradients) {
   const at::NoGradGuard no_grad;
-  const detail::FastKernels fast;
+  const curvature::detail::FastKernels fast;
   const double norm = checked_norm(gradients);
   const TensorList clipped = clip_gradients(gradients, norm);
   step_adam(clipped);

@@ -28,8 +28,8 @@ at::Tensor unfolding(const at::Tensor& x, size_t mode) {
   return around(x, mode).transpose(0, 1).reshape({x.size(static_cast<int64_t>(mode)), -1});
 }
 
-/// <A, B> of two contiguous matrices.
-double inner(const at::Tensor& a, const at::Tensor& b) {
+/// tr(A^T B) of two contiguous matrices.
+double trace_product(const at::Tensor& a, const at::Tensor& b) {
   return at::dot(a.view(-1), b.view(-1)).item<double>();
 }
 
@@ -41,10 +41,10 @@ void rotate_to_symmetry(at::Tensor& q) {
   const double norm = spectral_norm(n, /*antisymmetric=*/true);
   if (norm == 0) return;
   n.div_(norm);
-  const at::Tensor nq = detail::matrix_product(n, q);
-  const double w = -inner(n, q), z = -inner(n, nq);  // tr(N Q), tr(N N Q)
+  const at::Tensor nq = curvature::detail::matrix_product(n, q);
+  const double w = -trace_product(n, q), z = -trace_product(n, nq);  // tr(N Q), tr(N N Q)
   const double a = z < 0 ? std::min(kLargestStep, -w / z) : kLargestStep;
-  q.add_(nq, a).add_(detail::matrix_product(n, nq), a * a / 2);
+  q.add_(nq, a).add_(curvature::detail::matrix_product(n, nq), a * a / 2);
 }
 
 /// Q^-1 for an upper triangular matrix, or a diagonal.
@@ -77,9 +77,10 @@ struct Pull {
   }
   /// After that: the step of a matrix times x.
   at::Tensor operator()(const at::Tensor& x) const {
-    if (!columns.defined()) return detail::matrix_product(difference, x);
-    const at::Tensor inner = detail::matrix_product(columns.t(), x).mul_(signs.unsqueeze(1));
-    return detail::matrix_product(columns, inner).add_(x, shift);
+    if (!columns.defined()) return curvature::detail::matrix_product(difference, x);
+    const at::Tensor inner =
+        curvature::detail::matrix_product(columns.t(), x).mul_(signs.unsqueeze(1));
+    return curvature::detail::matrix_product(columns, inner).add_(x, shift);
   }
 };
 
@@ -259,7 +260,8 @@ class KronPreconditioner : public PsgdPreconditioner {
     } else {
       pull.shift = target(i);
     }
-    pull.bound = norm_of(detail::matrix_product(pull.columns.t(), pull.columns)) + pull.shift;
+    pull.bound =
+        norm_of(curvature::detail::matrix_product(pull.columns.t(), pull.columns)) + pull.shift;
     return pull;
   }
 

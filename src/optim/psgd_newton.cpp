@@ -22,14 +22,14 @@ namespace {
 /// What random numbers are for.
 constexpr uint64_t kProbes = 1, kNoise = 2;
 
-/// A part of the vector of all parameters, with its preconditioner.
-struct Part {
+/// A slice of the vector of all parameters, with its preconditioner.
+struct Slice {
   std::string name;
   int64_t first = 0, count = 0;
   std::unique_ptr<PsgdPreconditioner> preconditioner;
   int64_t has_started = 0;
 
-  Part clone() const { return {name, first, count, preconditioner->clone(), has_started}; }
+  Slice clone() const { return {name, first, count, preconditioner->clone(), has_started}; }
 
   at::Tensor of(const at::Tensor& flat) const {
     return flat.narrow(0, first, count).view(preconditioner->shape());
@@ -56,7 +56,7 @@ struct Part {
   }
 };
 
-using Parts = std::vector<Part>;
+using Slices = std::vector<Slice>;
 
 class PsgdNewton final : public detail::ModelMinimizer {
  public:
@@ -71,28 +71,28 @@ class PsgdNewton final : public detail::ModelMinimizer {
     if (!options_.curvature) {
       options_.curvature = [](const EmpiricalRisk& batch) { return hessian(batch); };
     }
-    parts_ = make_parts();
+    slices_ = make_slices();
   }
 
   int64_t state_bytes() const override {
     int64_t bytes = options_.momentum > 0 ? vector_bytes() : 0;
-    for (const Part& part : parts_) bytes += part.preconditioner->state_bytes();
+    for (const Slice& slice : slices_) bytes += slice.preconditioner->state_bytes();
     return bytes;
   }
 
  protected:
   StepReport step_from(const EmpiricalRisk& batch, const detail::Point& point) override {
-    Parts parts = copy(parts_);
-    if (steps_ % use_.refresh_interval == 0) refresh(batch, parts);
+    Slices slices = copy(slices_);
+    if (steps_ % use_.refresh_interval == 0) refresh(batch, slices);
     const at::Tensor momentum = filtered(point.gradient);
-    const at::Tensor direction = direction_of(parts, momentum);
+    const at::Tensor direction = direction_of(slices, momentum);
     const double norm = curvature::detail::norm(direction);
     CURVATURE_CHECK(std::isfinite(norm), NumericalError,
                     "psgd-newton: the direction is not finite; use more noise");
     const double bound = options_.max_norm;
     const double rate = learning_rate() * (bound > 0 && norm > bound ? bound / norm : 1);
     detail::set_parameters(batch, point.parameters - rate * direction);
-    parts_ = std::move(parts);
+    slices_ = std::move(slices);
     if (options_.momentum > 0) momentum_ = momentum;
     ++steps_;
     return {.loss = point.loss, .gradient_norm = point.gradient_norm, .learning_rate = rate};
@@ -103,9 +103,9 @@ class PsgdNewton final : public detail::ModelMinimizer {
     writer.vector("momentum", risk().space(), momentum_);
     Archive inner;
     ArchiveWriter visitor(inner);
-    for (Part& part : copy(parts_)) {
-      visitor.under(part.name);
-      part.visit(visitor);
+    for (Slice& slice : copy(slices_)) {
+      visitor.under(slice.name);
+      slice.visit(visitor);
     }
     writer.archive("preconditioner", inner);
   }
@@ -114,43 +114,44 @@ class PsgdNewton final : public detail::ModelMinimizer {
     const double steps = reader.number("step");
     const at::Tensor momentum = reader.vector("momentum", risk().space(), options());
     const Archive inner = reader.archive("preconditioner");
-    Parts parts = make_parts();
-    for (Part& part : parts) part.preconditioner->start(1);  // for the shapes that are expected
+    Slices slices = make_slices();
+    for (Slice& slice : slices) slice.preconditioner->start(1);  // for the shapes that are expected
     ArchiveReader visitor(inner);
-    for (Part& part : parts) {
-      visitor.under(part.name);
-      part.visit(visitor);
+    for (Slice& slice : slices) {
+      visitor.under(slice.name);
+      slice.visit(visitor);
     }
     visitor.commit();
-    parts_ = std::move(parts);
+    slices_ = std::move(slices);
     steps_ = static_cast<int64_t>(steps);
     momentum_ = momentum;
   }
 
  private:
-  static Parts copy(const Parts& parts) {
-    Parts copies;
-    for (const Part& part : parts) copies.push_back(part.clone());
+  static Slices copy(const Slices& slices) {
+    Slices copies;
+    for (const Slice& slice : slices) copies.push_back(slice.clone());
     return copies;
   }
 
-  Parts make_parts() const {
+  Slices make_slices() const {
     const bool has_axes = std::holds_alternative<PsgdKronOptions>(options_.form);
-    Parts parts;
+    Slices slices;
     if (options_.joint && !has_axes) {
-      parts.push_back(make_part("all", {risk().space().size()}, 0, 0));
-      return parts;
+      slices.push_back(make_slice("all", {risk().space().size()}, 0, 0));
+      return slices;
     }
     for (const SpaceEntry& entry : risk().space().entries()) {
       Shape shape = viewed_shape(entry.shape, {.shape = options_.shape});
       if (shape.empty()) shape = {1};
-      parts.push_back(
-          make_part(entry.name, shape, entry.offset, static_cast<int64_t>(parts.size())));
+      slices.push_back(
+          make_slice(entry.name, shape, entry.offset, static_cast<int64_t>(slices.size())));
     }
-    return parts;
+    return slices;
   }
 
-  Part make_part(const std::string& name, const Shape& shape, int64_t first, int64_t index) const {
+  Slice make_slice(const std::string& name, const Shape& shape, int64_t first,
+                   int64_t index) const {
     const ParameterView view{.name = name,
                              .shape = shape,
                              .modes = std::vector<ModeKind>(shape.size(), ModeKind::kDense),
@@ -159,7 +160,7 @@ class PsgdNewton final : public detail::ModelMinimizer {
     return {name, first, view.size(), use_.make(view)};
   }
 
-  void refresh(const EmpiricalRisk& batch, Parts& parts) const {
+  void refresh(const EmpiricalRisk& batch, Slices& slices) const {
     const int64_t n = risk().space().size();
     const at::Tensor v =
         options_.random.derive(kProbes).normal(static_cast<uint64_t>(steps_), n).to(options());
@@ -167,16 +168,16 @@ class PsgdNewton final : public detail::ModelMinimizer {
                                     options_.random.derive(kNoise), steps_);
     CURVATURE_CHECK(std::isfinite(curvature::detail::norm(h)), NumericalError,
                     "psgd-newton: the product with the curvature is not finite");
-    for (Part& part : parts) {
-      part.move(part.of(h), part.of(v), steps_ / use_.refresh_interval + 1);
+    for (Slice& slice : slices) {
+      slice.move(slice.of(h), slice.of(v), steps_ / use_.refresh_interval + 1);
     }
   }
 
   /// P m. A parameter whose gradients have all been zero, because nothing uses it, stays where it
   /// is: what P has learned of it is the noise of v.
-  at::Tensor direction_of(const Parts& parts, const at::Tensor& momentum) const {
+  at::Tensor direction_of(const Slices& slices, const at::Tensor& momentum) const {
     std::vector<at::Tensor> pieces;
-    for (const Part& part : parts) pieces.push_back(part.direction(momentum));
+    for (const Slice& slice : slices) pieces.push_back(slice.direction(momentum));
     at::Tensor direction = at::cat(pieces);
     for (const SpaceEntry& entry : risk().space().entries()) {
       const bool is_used = momentum.narrow(0, entry.offset, entry.size).any().item<bool>();
@@ -194,7 +195,7 @@ class PsgdNewton final : public detail::ModelMinimizer {
 
   PsgdNewtonOptions options_;
   PsgdUse use_;
-  Parts parts_;
+  Slices slices_;
   at::Tensor momentum_;
   int64_t steps_ = 0;
 };

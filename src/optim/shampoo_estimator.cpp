@@ -128,7 +128,7 @@ class ShampooEstimator : public CovarianceEstimator {
         continue;
       }
       trace = mode.factor.diagonal().sum(at::kDouble).item<double>();
-      detail::mirror_lower(mode.factor);
+      curvature::detail::mirror_lower(mode.factor);
       const at::Tensor factor = mode.factor / weight();
       if (const auto root =
               root_by_products(factor, options_.root, exponent, options_.factor_epsilon)) {
@@ -138,8 +138,8 @@ class ShampooEstimator : public CovarianceEstimator {
         const at::Tensor rows =
             eigen->vectors.t() * powers(eigen->values, -exponent / 2).unsqueeze(1);
         mode.root = at::zeros_like(factor);
-        detail::add_gram(mode.root, rows);
-        detail::mirror_lower(mode.root);
+        curvature::detail::add_gram(mode.root, rows);
+        curvature::detail::mirror_lower(mode.root);
       }
     }
     if (options_.trace_scaling) trace_scale_ = std::pow(trace / weight(), (k - 1) / 2);

@@ -201,7 +201,8 @@ SpectralMatrix SpectralMatrix::identity(int64_t n, double scale, const at::Tenso
 
 SpectralMatrix SpectralMatrix::of(const at::Tensor& s) {
   CURVATURE_CHECK(s.dim() == 2 && s.size(0) == s.size(1), ShapeError,
-                  "SpectralMatrix: expected a square matrix, got {}", detail::to_string(s.sizes()));
+                  "SpectralMatrix: expected a square matrix, got {}",
+                  curvature::detail::to_string(s.sizes()));
   auto [values, vectors] = at::linalg_eigh(s);
   CURVATURE_CHECK(values.gt(0).all().item<bool>(), NumericalError,
                   "SpectralMatrix: the matrix is not positive definite");
@@ -220,9 +221,9 @@ at::Tensor SpectralMatrix::power(double exponent, const at::Tensor& x) const {
 }
 
 void update(SpectralMatrix& s, const at::Tensor& h, const SpectralUpdateOptions& options) {
-  CURVATURE_CHECK(h.sizes() == s.basis.sizes(), ShapeError,
-                  "update: expected a sample of shape {}, got {}",
-                  detail::to_string(s.basis.sizes()), detail::to_string(h.sizes()));
+  CURVATURE_CHECK(
+      h.sizes() == s.basis.sizes(), ShapeError, "update: expected a sample of shape {}, got {}",
+      curvature::detail::to_string(s.basis.sizes()), curvature::detail::to_string(h.sizes()));
   CURVATURE_CHECK(options.rate > 0 && options.max_rotation > 0 && options.max_log_change > 0,
                   OptionError,
                   "update: expected positive rate, max_rotation and max_log_change, got {}, {} and "

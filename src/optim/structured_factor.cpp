@@ -40,7 +40,7 @@ class DenseClass : public MatrixClass {
   }
   void add_identity(Parts& k, double factor) const override { k[0].diagonal().add_(factor); }
   Parts product(const Parts& a, const Parts& b) const override {
-    return {detail::matrix_product(a[0], b[0])};
+    return {curvature::detail::matrix_product(a[0], b[0])};
   }
   at::Tensor multiply(const at::Tensor& x, const Parts& k, size_t mode,
                       bool transposed) const override {

@@ -17,7 +17,7 @@ SymmetricEigen by_lapack(const at::Tensor& matrix) {
 }
 
 bool is_finite(const SymmetricEigen& eigen) {
-  return detail::is_finite(eigen.values) && detail::is_finite(eigen.vectors);
+  return curvature::detail::is_finite(eigen.values) && curvature::detail::is_finite(eigen.vectors);
 }
 
 /// The decomposition, or nothing if LAPACK fails.
@@ -41,7 +41,7 @@ EigenSolver::EigenSolver(const ParameterView& view, Function decompose)
 
 std::optional<SymmetricEigen> EigenSolver::operator()(const at::Tensor& matrix, size_t mode) {
   const size_t axis = axes_.empty() ? mode : axes_[mode];
-  CURVATURE_CHECK(detail::is_finite(matrix), NumericalError,
+  CURVATURE_CHECK(curvature::detail::is_finite(matrix), NumericalError,
                   "'{}': the factor of axis {} is not finite", name_, axis);
   auto eigen = attempt(decompose_, matrix);
   if (!eigen) {

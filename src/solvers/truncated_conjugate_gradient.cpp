@@ -14,23 +14,25 @@
 namespace curvature {
 namespace {
 
-constexpr const char* kWho = "truncated_conjugate_gradient";
+constexpr const char* kTruncatedCg = "truncated_conjugate_gradient";
 
 void check(const LinearOperator& a, const at::Tensor& b, const TruncatedCgOptions& options,
            const at::Tensor& start) {
-  detail::check_symmetric(a, kWho);
-  detail::check_preconditioner(a, options.preconditioner, kWho);
+  detail::check_symmetric(a, kTruncatedCg);
+  detail::check_preconditioner(a, options.preconditioner, kTruncatedCg);
   CURVATURE_CHECK(options.max_iterations >= 0 && options.relative_residual >= 0 &&
                       options.progress >= 0 && options.snapshot_growth >= 0,
-                  OptionError, "{}: limits must not be negative", kWho);
+                  OptionError, "{}: limits must not be negative", kTruncatedCg);
   CURVATURE_CHECK(!options.radius || *options.radius > 0, OptionError,
-                  "{}: the radius must be positive; got {}", kWho, options.radius.value_or(0));
+                  "{}: the radius must be positive; got {}", kTruncatedCg,
+                  options.radius.value_or(0));
   CURVATURE_CHECK(!options.radius || (options.preconditioner == nullptr && !start.defined()),
-                  OptionError, "{}: a radius goes with neither a start nor a preconditioner", kWho);
+                  OptionError, "{}: a radius goes with neither a start nor a preconditioner",
+                  kTruncatedCg);
   for (const at::Tensor& vector : {b, start}) {
     if (!vector.defined()) continue;
     CURVATURE_CHECK(vector.dim() == 1 && vector.size(0) == a.cols(), ShapeError,
-                    "{}: expected a vector [{}], got {}", kWho, a.cols(),
+                    "{}: expected a vector [{}], got {}", kTruncatedCg, a.cols(),
                     detail::to_string(vector.sizes()));
   }
 }
@@ -71,7 +73,7 @@ class Iteration {
       const at::Tensor q = a_.apply(p_);
       const double curvature = detail::inner(p_, q.contiguous());
       CURVATURE_CHECK(std::isfinite(curvature), NumericalError, "{}: a product is not finite",
-                      kWho);
+                      kTruncatedCg);
       if (curvature <= 0) {
         if (options_.radius) advance(distance_to_sphere(x_, p_, *options_.radius), q);
         return TruncatedCgEnd::kNegativeCurvature;
@@ -96,9 +98,10 @@ class Iteration {
     const at::Tensor z =
         options_.preconditioner ? options_.preconditioner->apply(r_).contiguous() : r_;
     const double rho = detail::inner(r_, z);
-    CURVATURE_CHECK(
-        std::isfinite(rho) && (rho > 0 || options_.preconditioner == nullptr), NumericalError,
-        "{}: the preconditioner is not positive definite; expected r^T M r > 0, got {}", kWho, rho);
+    CURVATURE_CHECK(std::isfinite(rho) && (rho > 0 || options_.preconditioner == nullptr),
+                    NumericalError,
+                    "{}: the preconditioner is not positive definite; expected r^T M r > 0, got {}",
+                    kTruncatedCg, rho);
     if (p_.defined()) {
       p_.mul_(rho / rho_).add_(z);
     } else {

@@ -15,7 +15,7 @@
 namespace curvature {
 namespace {
 
-constexpr const char* kWho = "eigenpairs";
+constexpr const char* kEigenpairs = "eigenpairs";
 constexpr int64_t kDenseSize = 256;    // up to here, n products cost less than restarts
 constexpr int64_t kExtraVectors = 20;  // of the Krylov space, beyond twice the wanted pairs
 
@@ -25,25 +25,25 @@ int64_t basis_size(const EigenpairsOptions& options) {
 
 void check_start(const LinearOperator& a, const at::Tensor& start) {
   CURVATURE_CHECK(start.dim() == 1 && start.size(0) == a.rows(), ShapeError,
-                  "{}: expected a start vector [{}], got {}", kWho, a.rows(),
+                  "{}: expected a start vector [{}], got {}", kEigenpairs, a.rows(),
                   detail::to_string(start.sizes()));
   const OperatorSpec& spec = a.spec();
   CURVATURE_CHECK(start.scalar_type() == spec.dtype && start.device() == spec.device,
                   DtypeDeviceError,
                   "{}: expected a start vector of {} on {}, got {} on {}; convert it with .to()",
-                  kWho, c10::toString(spec.dtype), spec.device.str(),
+                  kEigenpairs, c10::toString(spec.dtype), spec.device.str(),
                   c10::toString(start.scalar_type()), start.device().str());
   const double largest = start.abs().max().item<double>();
   CURVATURE_CHECK(std::isfinite(largest), NumericalError, "{}: the start vector is not finite",
-                  kWho);
-  CURVATURE_CHECK(largest > 0, OptionError, "{}: the start vector is zero", kWho);
+                  kEigenpairs);
+  CURVATURE_CHECK(largest > 0, OptionError, "{}: the start vector is zero", kEigenpairs);
 }
 
 void check_options(const LinearOperator& a, const EigenpairsOptions& options) {
-  detail::check_symmetric(a, kWho);
-  detail::check_selection(a, kWho, options.count, options.count_bottom, options.order);
-  detail::check_iteration(kWho, options.tolerance, options.max_restarts);
-  detail::check_basis(a, kWho, options.count + options.count_bottom, /*block_size=*/1,
+  detail::check_symmetric(a, kEigenpairs);
+  detail::check_selection(a, kEigenpairs, options.count, options.count_bottom, options.order);
+  detail::check_iteration(kEigenpairs, options.tolerance, options.max_restarts);
+  detail::check_basis(a, kEigenpairs, options.count + options.count_bottom, /*block_size=*/1,
                       basis_size(options));
   if (options.start.defined()) check_start(a, options.start);
 }
@@ -61,7 +61,7 @@ EigenpairsResult dense_eigenpairs(const LinearOperator& a, const EigenpairsOptio
   const at::Tensor matrix = materialize(a).to(at::kDouble);
   if (options.observer) options.observer({"Dense matrix", n, n});
   CURVATURE_CHECK(detail::is_finite(matrix), NumericalError, "{}: the matrix of {} is not finite",
-                  kWho, a.describe());
+                  kEigenpairs, a.describe());
   const auto [values, vectors] = at::linalg_eigh((matrix + matrix.t()) / 2);
 
   const at::Tensor magnitudes = values.abs();
@@ -80,7 +80,7 @@ EigenpairsResult dense_eigenpairs(const LinearOperator& a, const EigenpairsOptio
 
 EigenpairsResult iterate_eigenpairs(const LinearOperator& a, const EigenpairsOptions& options) {
   return detail::thick_restart_eigenpairs(a,
-                                          {.who = kWho,
+                                          {.who = kEigenpairs,
                                            .count = options.count,
                                            .count_bottom = options.count_bottom,
                                            .order = options.order,
@@ -106,7 +106,7 @@ EigenpairsResult eigenpairs(const LinearOperator& a, const EigenpairsOptions& op
 }
 
 EigenpairsResult eigenpairs(const OperatorPtr& a, const EigenpairsOptions& options) {
-  CURVATURE_CHECK(a != nullptr, OptionError, "{}: the operator is null", kWho);
+  CURVATURE_CHECK(a != nullptr, OptionError, "{}: the operator is null", kEigenpairs);
   return eigenpairs(*a, options);
 }
 

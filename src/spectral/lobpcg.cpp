@@ -17,41 +17,42 @@
 namespace curvature {
 namespace {
 
-constexpr const char* kWho = "lobpcg";
+constexpr const char* kLobpcg = "lobpcg";
 constexpr int kMaxRefreshes = 3;  // of products that rounding made wrong
 
 void check_like(const LinearOperator& a, const at::Tensor& start) {
   CURVATURE_CHECK(start.scalar_type() == a.spec().dtype && start.device() == a.spec().device,
                   DtypeDeviceError,
                   "{}: expected a start block of {} on {}, got {} on {}; convert it with .to()",
-                  kWho, c10::toString(a.spec().dtype), a.spec().device.str(),
+                  kLobpcg, c10::toString(a.spec().dtype), a.spec().device.str(),
                   c10::toString(start.scalar_type()), start.device().str());
 }
 
 void check_options(const LinearOperator& a, const LobpcgOptions& options) {
-  detail::check_symmetric(a, kWho);
-  detail::check_selection(a, kWho, options.count, 0, EigenvalueOrder::kAlgebraic);
-  detail::check_tolerance(options.tolerance, kWho);
+  detail::check_symmetric(a, kLobpcg);
+  detail::check_selection(a, kLobpcg, options.count, 0, EigenvalueOrder::kAlgebraic);
+  detail::check_tolerance(options.tolerance, kLobpcg);
   CURVATURE_CHECK(options.guard_vectors >= 0, OptionError,
-                  "{}: guard_vectors must not be negative; got {}", kWho, options.guard_vectors);
+                  "{}: guard_vectors must not be negative; got {}", kLobpcg, options.guard_vectors);
   CURVATURE_CHECK(options.max_iterations >= 0, OptionError,
-                  "{}: max_iterations must not be negative; got {}", kWho, options.max_iterations);
+                  "{}: max_iterations must not be negative; got {}", kLobpcg,
+                  options.max_iterations);
   if (options.start.defined()) {
     CURVATURE_CHECK(options.start.dim() == 2 && options.start.size(0) == a.rows() &&
                         options.start.size(1) >= options.count && options.start.size(1) <= a.rows(),
                     ShapeError, "{}: expected a start block [{}, k] with {} <= k <= n, got {}",
-                    kWho, a.rows(), options.count, detail::to_string(options.start.sizes()));
+                    kLobpcg, a.rows(), options.count, detail::to_string(options.start.sizes()));
     check_like(a, options.start);
   }
   if (options.preconditioner != nullptr) {
     const LinearOperator& inverse = *options.preconditioner;
-    detail::check_symmetric(inverse, kWho);
+    detail::check_symmetric(inverse, kLobpcg);
     CURVATURE_CHECK(inverse.rows() == a.rows(), ShapeError,
-                    "{}: expected a preconditioner of size {}, got {}", kWho, a.rows(),
+                    "{}: expected a preconditioner of size {}, got {}", kLobpcg, a.rows(),
                     inverse.describe());
     CURVATURE_CHECK(
         inverse.spec().dtype == a.spec().dtype && inverse.spec().device == a.spec().device,
-        DtypeDeviceError, "{}: the preconditioner {} is of another dtype or device", kWho,
+        DtypeDeviceError, "{}: the preconditioner {} is of another dtype or device", kLobpcg,
         inverse.describe());
   }
 }
@@ -93,8 +94,8 @@ class Lobpcg {
             : draw_probes(options.random, Probe::kGaussian, a.rows(), 1, width, tensor_options);
     const at::Tensor vectors = detail::orthonormalize(start, {});
     CURVATURE_CHECK(vectors.size(1) >= options.count, OptionError,
-                    "{}: expected a start block of rank {} at least, got {}", kWho, options.count,
-                    vectors.size(1));
+                    "{}: expected a start block of rank {} at least, got {}", kLobpcg,
+                    options.count, vectors.size(1));
     const at::Tensor none = vectors.narrow(1, 0, 0);
     step_ = {none, none};
     current_ = multiplied(vectors);
@@ -145,7 +146,7 @@ class Lobpcg {
   Block multiplied(const at::Tensor& vectors) {
     Block block{vectors, a_.apply(vectors)};
     CURVATURE_CHECK(std::isfinite(block.products.abs().max().item<double>()), NumericalError,
-                    "{}: a product of {} is not finite", kWho, a_.describe());
+                    "{}: a product of {} is not finite", kLobpcg, a_.describe());
     if (sign_ < 0) block.products = -block.products;
     products_ += vectors.size(1);
     if (options_.observer) options_.observer({"LOBPCG products", products_, 0});
@@ -229,7 +230,7 @@ EigenpairsResult lobpcg(const LinearOperator& a, const LobpcgOptions& options) {
 }
 
 EigenpairsResult lobpcg(const OperatorPtr& a, const LobpcgOptions& options) {
-  CURVATURE_CHECK(a != nullptr, OptionError, "{}: the operator is null", kWho);
+  CURVATURE_CHECK(a != nullptr, OptionError, "{}: the operator is null", kLobpcg);
   return lobpcg(*a, options);
 }
 

@@ -20,7 +20,7 @@ namespace {
 /// Of a column `[n, 1]`.
 double norm(const at::Tensor& x) { return detail::norm(x.reshape(-1)); }
 
-constexpr const char* kWho = "power_iteration";
+constexpr const char* kPowerIteration = "power_iteration";
 
 /// Finds one pair after another.
 class PowerIteration {
@@ -45,7 +45,7 @@ class PowerIteration {
       if (options_.observer) options_.observer({"Power iterations", products_, 0});
       value = detail::inner_products(v, w).item<double>();
       CURVATURE_CHECK(std::isfinite(value), NumericalError, "{}: product {} of {} is not finite",
-                      kWho, products_, a_.describe());
+                      kPowerIteration, products_, a_.describe());
       norm_ = std::max(norm_, std::abs(value));
       residual = norm(w - value * v);
       // Errors of the pairs before are not this one's to remove.
@@ -113,11 +113,12 @@ class PowerIteration {
 }  // namespace
 
 EigenpairsResult power_iteration(const LinearOperator& a, const PowerIterationOptions& options) {
-  detail::check_symmetric(a, kWho);
-  detail::check_selection(a, kWho, options.count, 0, EigenvalueOrder::kMagnitude);
-  detail::check_tolerance(options.tolerance, kWho);
+  detail::check_symmetric(a, kPowerIteration);
+  detail::check_selection(a, kPowerIteration, options.count, 0, EigenvalueOrder::kMagnitude);
+  detail::check_tolerance(options.tolerance, kPowerIteration);
   CURVATURE_CHECK(options.max_iterations > 0, OptionError,
-                  "{}: max_iterations must be positive; got {}", kWho, options.max_iterations);
+                  "{}: max_iterations must be positive; got {}", kPowerIteration,
+                  options.max_iterations);
   const at::NoGradGuard no_grad;
   PowerIteration iteration(a, options);
   for (int64_t i = 0; i < options.count; ++i) iteration.find_next();
@@ -125,7 +126,7 @@ EigenpairsResult power_iteration(const LinearOperator& a, const PowerIterationOp
 }
 
 EigenpairsResult power_iteration(const OperatorPtr& a, const PowerIterationOptions& options) {
-  CURVATURE_CHECK(a != nullptr, OptionError, "{}: the operator is null", kWho);
+  CURVATURE_CHECK(a != nullptr, OptionError, "{}: the operator is null", kPowerIteration);
   return power_iteration(*a, options);
 }
 

@@ -32,4 +32,5 @@ configure_file(consumer/reuse_objects.sh.in consumer/reuse_objects.sh @ONLY
   FILE_PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
 curvature_add_consumer_test(subproject
   "-DCURVATURE_SOURCE_DIR=${PROJECT_SOURCE_DIR}" "-DTorch_DIR=${Torch_DIR}"
+  "-DCMAKE_UNITY_BUILD=${CMAKE_UNITY_BUILD}"
   "-DCMAKE_CXX_COMPILER_LAUNCHER=${CMAKE_CURRENT_BINARY_DIR}/consumer/reuse_objects.sh")
