@@ -20,7 +20,7 @@ namespace curvature::benchmark {
 namespace {
 
 constexpr int64_t kSteps = 20;
-constexpr double kDamping = 1e-3;
+constexpr double kSystemDamping = 1e-3;
 constexpr int64_t kTraceVectors = 20;
 constexpr int64_t kHutchPlusPlusVectors = 21;  // three equal parts
 constexpr int64_t kEigenvalues = 10;
@@ -65,7 +65,7 @@ Operation solver(const std::string& name, const Factory& make, const SolverPtr& 
         Solution result;
         at::Tensor v;
         const auto work = [&] {
-          const OperatorPtr a = shifted(make(problem), kDamping);
+          const OperatorPtr a = shifted(make(problem), kSystemDamping);
           v = probe(*a);
           result = solve(a, v, method);
         };

@@ -10,7 +10,7 @@ namespace {
 
 namespace nn = torch::nn;
 
-constexpr int64_t kWidth = 512, kClasses = 10;
+constexpr int64_t kHidden = 512, kClasses = 10;
 
 struct Images {
   at::Tensor inputs;  ///< [N, 784], float32 in [0, 1]
@@ -40,11 +40,11 @@ class Perceptron : public Trainee {
   Perceptron(std::shared_ptr<const Data> data, int64_t batch, uint64_t seed)
       : data_(std::move(data)), batches_(data_->train.labels.size(0), batch, seed) {
     torch::manual_seed(seed);
-    net_->push_back("first", nn::Linear(data_->train.inputs.size(1), kWidth));
+    net_->push_back("first", nn::Linear(data_->train.inputs.size(1), kHidden));
     net_->push_back("first_relu", nn::ReLU());
-    net_->push_back("second", nn::Linear(kWidth, kWidth));
+    net_->push_back("second", nn::Linear(kHidden, kHidden));
     net_->push_back("second_relu", nn::ReLU());
-    net_->push_back("head", nn::Linear(kWidth, kClasses));
+    net_->push_back("head", nn::Linear(kHidden, kClasses));
   }
 
   std::vector<NamedTensor> parameters() const override { return named_parameters(*net_); }
