@@ -1,7 +1,9 @@
-# Flags for our own code only: nothing here reaches a consumer.
+# Flags for our own code only: nothing here reaches a consumer. In a batch of files a name may shadow
+# another file's.
 add_library(curvature_private INTERFACE)
 target_compile_options(curvature_private INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+  -Wall -Wextra -Wpedantic -Wnon-virtual-dtor -Woverloaded-virtual
+  $<$<NOT:$<BOOL:${CMAKE_UNITY_BUILD}>>:-Wshadow>
   $<$<BOOL:${CURVATURE_WARNINGS_AS_ERRORS}>:-Werror>)
 # The layout of LibTorch's classes depends on NDEBUG, and its wheels are built with it.
 target_compile_definitions(curvature_private INTERFACE NDEBUG)
