@@ -16,3 +16,10 @@ if(CURVATURE_SANITIZE)
     -fsanitize=${CURVATURE_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(curvature_private INTERFACE -fsanitize=${CURVATURE_SANITIZE})
 endif()
+
+# For tests, tool and examples: to optimise what runs once takes longer than to run it; what takes long
+# is in the library. With the checks of sanitizers inside, even -O1 is most of the time.
+set(curvature_quick_to_compile $<$<CONFIG:Release>:-O1>)
+if(CURVATURE_SANITIZE)
+  set(curvature_quick_to_compile -O0)
+endif()
