@@ -20,8 +20,8 @@ class ThreadSwitch {
 
 /// While one lives, some operations of this thread go through kernels of this library that compute
 /// the same faster (CPU; `kernels.hpp`): products of large matrices, second derivatives of
-/// convolutions and of batch normalisation with fixed statistics. Graphs built meanwhile may be
-/// differentiated afterwards, any number of times.
+/// convolutions, of batch normalisation with fixed statistics, of layer normalisation, of GELU and
+/// of the softmax. Graphs built meanwhile may be differentiated afterwards, any number of times.
 using FastKernels = ThreadSwitch<struct FastKernelsTag>;
 
 /// While one lives, products of this thread of which a factor is zero are zeros that nobody

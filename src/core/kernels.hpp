@@ -17,6 +17,17 @@ inline c10::DispatchKeySet after_ours(c10::DispatchKeySet keys) {
          c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, c10::DispatchKey::BackendSelect);
 }
 
+/// LibTorch's own derivative of an operation to which this library gives another one on the CPU: it
+/// is the same on all backends, and stays in the table at the one that stands for "any other".
+inline c10::DispatchKeySet by_libtorch(c10::DispatchKeySet keys) {
+  return (keys - c10::DispatchKeySet(c10::DispatchKey::AutogradFunctionality)) |
+         c10::DispatchKeySet(c10::DispatchKey::AutogradOther);
+}
+
+/// Whether a graph is built while `FastKernels` lives, of tensors that this library's derivatives
+/// are for: as many float32 or float64 numbers, at least one, in the CPU's memory.
+bool is_differentiated_by_ours(const at::Tensor& a, const at::Tensor& b);
+
 /// Whether an optional argument of a kernel was given.
 inline bool is_defined(const std::optional<at::Tensor>& tensor) {
   return tensor && tensor->defined();
@@ -57,5 +68,17 @@ at::Tensor batch_norm_kernel(const at::Tensor& input, const std::optional<at::Te
                              const std::optional<at::Tensor>& mean,
                              const std::optional<at::Tensor>& variance, bool training,
                              double momentum, double epsilon, bool cudnn);
+
+/// Gradients of GELU, of layer normalisation and of the softmax, whose own derivatives LibTorch
+/// takes in a dozen passes over memory: here piece by piece (`pieces.hpp`).
+at::Tensor gelu_backward_kernel(c10::DispatchKeySet keys, const at::Tensor& output_gradient,
+                                const at::Tensor& input, c10::string_view approximate);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward_kernel(
+    c10::DispatchKeySet keys, const at::Tensor& output_gradient, const at::Tensor& input,
+    c10::SymIntArrayRef shape, const at::Tensor& mean, const at::Tensor& scale,
+    const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias,
+    std::array<bool, 3> wanted);
+at::Tensor softmax_backward_kernel(c10::DispatchKeySet keys, const at::Tensor& output_gradient,
+                                   const at::Tensor& output, int64_t dim, at::ScalarType dtype);
 
 }  // namespace curvature::detail

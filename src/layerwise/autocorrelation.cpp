@@ -85,8 +85,8 @@ at::Tensor transform(const at::Tensor& x, const std::vector<Axis>& axes) {
 
 /// What real and imaginary part at a frequency contribute to half of the distances: a matrix
 /// `[distances, 2, frequencies]` that transforms back.
-at::Tensor inverse_matrix(const std::vector<Axis>& axes, const Convolution& convolution,
-                          const at::TensorOptions& options) {
+at::Tensor inverse_transform_matrix(const std::vector<Axis>& axes, const Convolution& convolution,
+                                    const at::TensorOptions& options) {
   at::Tensor phase = at::zeros({1, 1}, at::kDouble);
   double size = 1;
   for (size_t i = 0; i < axes.size(); ++i) {
@@ -174,7 +174,8 @@ at::Tensor autocorrelation_by_convolution(const at::Tensor& x, const Convolution
 at::Tensor autocorrelation_by_fourier(const at::Tensor& x, const Convolution& convolution) {
   const int64_t examples = x.size(0), channels = x.size(1);
   const std::vector<Axis> axes = axes_of(x.sizes().vec(), convolution);
-  const at::Tensor z = transform(x, axes), inverse = inverse_matrix(axes, convolution, x.options());
+  const at::Tensor z = transform(x, axes),
+                   inverse = inverse_transform_matrix(axes, convolution, x.options());
   at::Tensor half = at::zeros({inverse.size(0), channels * channels}, x.options());
   const int64_t step = std::max<int64_t>(1, kMostNumbers / (2 * channels * channels));
   for (int64_t begin = 0; begin < z.size(0); begin += step) {
