@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <variant>
 
 #include <curvature/operators/block_diagonal.hpp>
@@ -54,21 +55,23 @@ OperatorPtr squared_entries(const LinearOperator& a) {
   return std::visit(SquareEntries{a.spec()}, a.structure());
 }
 
-/// Columns of a basis and their eigenvalues.
+/// Q and d of a decomposition rest I + Q diag(d) Q^T.
 struct Columns {
   OperatorPtr basis;
   at::Tensor eigenvalues;
+  double rest = 0;
 };
 
-/// Those before the first `true`, but not all.
-int64_t num_leading_zeros(const at::Tensor& eigenvalues, int64_t axis) {
-  const at::Tensor is_zero = eigenvalues.eq(0).all(1 - axis).to(at::kInt);
-  return std::min(is_zero.cumprod(0).sum().item<int64_t>(), eigenvalues.size(axis) - 1);
+/// How many slices along the axis have no entry but `value` up to the first that has; not all.
+int64_t num_leading(const at::Tensor& eigenvalues, int64_t axis, double value) {
+  const at::Tensor is_value = eigenvalues.eq(value).all(1 - axis).to(at::kInt);
+  return std::min(is_value.cumprod(0).sum().item<int64_t>(), eigenvalues.size(axis) - 1);
 }
 
 /// Without the leading columns of either factor of a Kronecker product that have no eigenvalue but
-/// zeros: factors of few examples, where bases with ascending eigenvalues begin with them.
-Columns without_zeros(OperatorPtr basis, const at::Tensor& eigenvalues) {
+/// one, the same for all. Such are the factors of few examples, where bases with ascending
+/// eigenvalues begin with zeros, and what is a function of these, as a damped inverse.
+Columns without_rest(OperatorPtr basis, const at::Tensor& eigenvalues) {
   const Structure structure = basis->structure();
   const auto* product = std::get_if<KroneckerStructure>(&structure);
   if (product == nullptr || product->factors.size() != 2 || eigenvalues.numel() == 0) {
@@ -76,18 +79,23 @@ Columns without_zeros(OperatorPtr basis, const at::Tensor& eigenvalues) {
   }
   const int64_t sizes[] = {product->factors[0].size(1), product->factors[1].size(1)};
   at::Tensor matrix = eigenvalues.view(sizes);
+  const double rest = matrix[0][0].item<double>();
   std::vector<at::Tensor> factors;
   int64_t dropped = 0;
   for (int64_t axis = 0; axis < 2; ++axis) {
-    const int64_t zeros = num_leading_zeros(matrix, axis);
-    matrix = matrix.narrow(axis, zeros, sizes[axis] - zeros);
+    const int64_t count = num_leading(matrix, axis, rest);
+    matrix = matrix.narrow(axis, count, sizes[axis] - count);
     factors.push_back(
-        product->factors[static_cast<size_t>(axis)].narrow(1, zeros, sizes[axis] - zeros));
-    dropped += zeros;
+        product->factors[static_cast<size_t>(axis)].narrow(1, count, sizes[axis] - count));
+    dropped += count;
   }
-  if (dropped == 0) return {std::move(basis), eigenvalues};
+  // Where the rest is not zero, its part of a product costs as much as about this many columns.
+  constexpr int64_t kColumnsOfAPass = 16;
+  if (!std::isfinite(rest) || dropped < (rest == 0 ? 1 : kColumnsOfAPass)) {
+    return {std::move(basis), eigenvalues};
+  }
   return {kronecker(factors, Space::flat(matrix.numel()), basis->spec().range),
-          matrix.reshape({-1})};
+          matrix.reshape({-1}) - rest, rest};
 }
 
 class EigenDecomposed final : public LinearOperator {
@@ -96,7 +104,7 @@ class EigenDecomposed final : public LinearOperator {
       : LinearOperator(std::move(spec)),
         basis_(std::move(basis)),
         eigenvalues_(std::move(eigenvalues)),
-        used_(without_zeros(basis_, eigenvalues_)),
+        used_(without_rest(basis_, eigenvalues_)),
         parts_(used_.basis->spec().domain.split(used_.eigenvalues.unsqueeze(-1))) {}
 
   std::string describe() const override {
@@ -129,10 +137,16 @@ class EigenDecomposed final : public LinearOperator {
     for (size_t i = 0; i < coordinates.size(); ++i) {
       coordinates[i] = coordinates[i].mul(parts_[i]);
     }
-    return used_.basis->apply(coordinates);
+    TensorList product = used_.basis->apply(coordinates);
+    if (used_.rest != 0) {
+      for (size_t i = 0; i < x.size(); ++i) product[i].add_(x[i], used_.rest);
+    }
+    return product;
   }
   at::Tensor apply_flat_impl(const at::Tensor& x) const override {
-    return used_.basis->apply(used_.basis->apply_adjoint(x).mul(used_.eigenvalues.unsqueeze(-1)));
+    const at::Tensor coordinates = used_.basis->apply_adjoint(x);
+    at::Tensor product = used_.basis->apply(coordinates.mul(used_.eigenvalues.unsqueeze(-1)));
+    return used_.rest == 0 ? product : product.add_(x, used_.rest);
   }
   at::Tensor apply_adjoint_flat_impl(const at::Tensor& y) const override {
     return apply_flat_impl(y);
@@ -140,7 +154,7 @@ class EigenDecomposed final : public LinearOperator {
 
   OperatorPtr basis_;
   at::Tensor eigenvalues_;
-  Columns used_;      // those that a product needs
+  Columns used_;      // what a product needs
   TensorList parts_;  // views of their eigenvalues, `[shape..., 1]`
 };
 

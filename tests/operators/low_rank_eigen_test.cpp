@@ -1,4 +1,5 @@
 #include <limits>
+#include <tuple>
 
 #include <torch/torch.h>
 
@@ -194,26 +195,33 @@ BOOST_DATA_TEST_CASE(indefinite_matrices_have_no_definite_inverse, kDtypes, dtyp
   }
 }
 
-BOOST_AUTO_TEST_CASE(products_leave_out_directions_without_eigenvalue) {
-  const at::Tensor q0 = random_basis(4, 4, 1), q1 = random_basis(5, 5, 2);
-  const at::Tensor q = at::kron(q0, q1), x = random_matrix(20, 3, 3);
-  for (const int64_t rows : {0, 1, 3, 4}) {
-    for (const int64_t columns : {0, 2, 5}) {
-      at::Tensor values = random_matrix(4, 5, 6);
-      values.narrow(0, 0, rows).zero_();
-      values.narrow(1, 0, columns).zero_();
-      const at::Tensor flat = values.reshape({-1});
-      BOOST_TEST_CONTEXT(rows << " rows, " << columns << " columns") {
-        const OperatorPtr a = eigen_decomposed(kronecker({q0, q1}), flat);
-        BOOST_TEST(close(a->apply(x), (q * flat).matmul(q.t()).matmul(x)));
-        BOOST_TEST(close(a->apply(TensorList{x}).front(), a->apply(x)));
-        BOOST_TEST(close(a->apply_adjoint(x), a->apply(x)));
-        const OperatorPtr exponential =
-            a->function([](const at::Tensor& eigenvalues) { return eigenvalues.exp(); });
-        BOOST_TEST(close(exponential->apply(x), (q * flat.exp()).matmul(q.t()).matmul(x)));
-      }
+BOOST_AUTO_TEST_CASE(products_take_directions_of_one_eigenvalue_together) {
+  const at::Tensor q0 = random_basis(24, 24, 1), q1 = random_basis(30, 30, 2);
+  const at::Tensor q = at::kron(q0, q1), x = random_matrix(720, 3, 3);
+  const auto check = [&](const LinearOperator& a, const at::Tensor& values) {
+    BOOST_TEST(close(a.apply(x), (q * values).matmul(q.t()).matmul(x)));
+    BOOST_TEST(close(a.apply(TensorList{x}).front(), a.apply(x)));
+    BOOST_TEST(close(a.apply_adjoint(x), a.apply(x)));
+  };
+  for (const auto& [rows, columns, value] :
+       {std::tuple(0, 0, 0.), std::tuple(1, 0, 0.), std::tuple(0, 2, 0.), std::tuple(20, 27, 0.),
+        std::tuple(24, 5, 0.), std::tuple(3, 30, 0.), std::tuple(5, 4, 2.5), std::tuple(20, 9, 2.5),
+        std::tuple(24, 30, 2.5)}) {
+    at::Tensor values = random_matrix(24, 30, 6);
+    values.narrow(0, 0, rows).fill_(value);
+    values.narrow(1, 0, columns).fill_(value);
+    const at::Tensor flat = values.reshape({-1});
+    BOOST_TEST_CONTEXT(rows << " rows, " << columns << " columns of " << value) {
+      const OperatorPtr a = eigen_decomposed(kronecker({q0, q1}), flat);
+      check(*a, flat);
+      check(*a->function([](const at::Tensor& eigenvalues) { return eigenvalues.exp(); }),
+            flat.exp());
     }
   }
+  const double infinite = std::numeric_limits<double>::infinity();
+  const at::Tensor flat = at::full({720}, infinite, at::kDouble);
+  const OperatorPtr unbounded = eigen_decomposed(kronecker({q0, q1}), flat);
+  BOOST_TEST(!at::isfinite(unbounded->apply(x)).any().item<bool>());
 }
 
 BOOST_AUTO_TEST_SUITE_END()
