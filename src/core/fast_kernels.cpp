@@ -31,6 +31,7 @@ bool ThreadSwitch<Tag>::on() {
 // Here and not in the header: who uses a switch links what registers the kernels below.
 template class ThreadSwitch<FastKernelsTag>;
 template class ThreadSwitch<ZeroProductsTag>;
+template class ThreadSwitch<OneDnnEverywhereTag>;
 
 /// The last stop before the CPU's own kernels that every product passes.
 TORCH_LIBRARY_IMPL(aten, BackendSelect, library) {

@@ -30,4 +30,8 @@ using FastKernels = ThreadSwitch<struct FastKernelsTag>;
 /// factor does not show.
 using ZeroProducts = ThreadSwitch<struct ZeroProductsTag>;
 
+/// While one lives, this thread multiplies by oneDNN what it can, also on processors on which
+/// LibTorch's BLAS is faster (`matrix_product.hpp`): tests do so, and are the same everywhere.
+using OneDnnEverywhere = ThreadSwitch<struct OneDnnEverywhereTag>;
+
 }  // namespace curvature::detail

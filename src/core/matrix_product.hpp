@@ -7,9 +7,10 @@
 
 namespace curvature::detail {
 
-/// a b for matrices `[m, k]` and `[k, n]`. Large ones in float32 on the CPU go through oneDNN,
-/// which LibTorch uses for convolutions but not for matrices: where LibTorch's BLAS does not know
-/// the processor (MKL on AMD) that is twice as fast, elsewhere as fast. No graph is recorded.
+/// a b for matrices `[m, k]` and `[k, n]`. Large ones in float32 go through oneDNN, which LibTorch
+/// uses for convolutions but not for matrices, where that is faster than LibTorch's BLAS: on
+/// processors with AVX-512 twice as fast as MKL, which does not use it on AMD's. No graph is
+/// recorded.
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
 /// sum <- beta sum + a b.
 void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
@@ -21,7 +22,7 @@ at::Tensor symmetric_by_strips(
     int64_t n, int64_t width, const at::TensorOptions& options,
     const std::function<at::Tensor(int64_t begin, int64_t count)>& strip);
 
-/// Whether a product is large and float32 on a CPU, and LibTorch has oneDNN.
+/// Whether a product is large and float32 on a CPU, and oneDNN is there and faster.
 bool is_for_one_dnn(const at::Tensor& a, const at::Tensor& b);
 /// a b by oneDNN, for what `is_for_one_dnn` allows.
 at::Tensor by_one_dnn(const at::Tensor& a, const at::Tensor& b);

@@ -245,7 +245,8 @@ void Preconditioned::Member::visit(StateVisitor& visitor) {
 
 std::string Preconditioned::Member::layout() const {
   std::string text = curvature::detail::to_string(parameter.sizes());
-  for (const Part& part : parts) text += " " + curvature::detail::to_string(part.block.size);
+  for (const Part& part : parts)
+    text.append(" ").append(curvature::detail::to_string(part.block.size));
   return text;
 }
 
