@@ -2,6 +2,8 @@
 #include <cmath>
 #include <variant>
 
+#include <ATen/TensorOperators.h>
+
 #include <curvature/operators/block_diagonal.hpp>
 #include <curvature/operators/dense.hpp>
 #include <curvature/operators/diagonal.hpp>
