@@ -73,12 +73,16 @@ std::optional<at::Tensor> definite_inverse_by_blocks(const at::Tensor& matrix, i
 
 std::optional<at::Tensor> definite_inverse(const at::Tensor& matrix) {
   // Measured: larger blocks leave more to LAPACK, with smaller ones products run more slowly. The
-  // gain comes from oneDNN: without it there is none.
-  constexpr int64_t kSmallest = 384, kSmallestBlock = 96, kLargestBlock = 192, kBlocks = 24;
+  // gain comes from fast products: by oneDNN with AVX-512 from the first number of rows on, by
+  // whatever is there in float32 from the second, in float64 nowhere.
+  constexpr int64_t kSmallest = 384, kSmallestOtherwise = 768;
+  constexpr int64_t kSmallestBlock = 96, kLargestBlock = 192, kBlocks = 24;
   const int64_t n = matrix.size(0);
-  if (n >= kSmallest && is_for_one_dnn(matrix, matrix)) {
-    return definite_inverse_by_blocks(matrix,
-                                      std::clamp(n / kBlocks, kSmallestBlock, kLargestBlock));
+  const int64_t block = std::clamp(n / kBlocks, kSmallestBlock, kLargestBlock);
+  const bool is_large_float32 =
+      n >= kSmallestOtherwise && matrix.is_cpu() && matrix.scalar_type() == at::kFloat;
+  if (is_large_float32 || (n >= kSmallest && is_for_one_dnn(matrix, matrix.narrow(1, 0, block)))) {
+    return definite_inverse_by_blocks(matrix, block);
   }
   const auto [factor, failure] = at::linalg_cholesky_ex(matrix);
   if (failure.item<int64_t>() != 0) return std::nullopt;
