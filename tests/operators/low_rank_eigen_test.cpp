@@ -205,8 +205,8 @@ BOOST_AUTO_TEST_CASE(products_take_directions_of_one_eigenvalue_together) {
   };
   for (const auto& [rows, columns, value] :
        {std::tuple(0, 0, 0.), std::tuple(1, 0, 0.), std::tuple(0, 2, 0.), std::tuple(20, 27, 0.),
-        std::tuple(24, 5, 0.), std::tuple(3, 30, 0.), std::tuple(5, 4, 2.5), std::tuple(20, 9, 2.5),
-        std::tuple(24, 30, 2.5)}) {
+        std::tuple(24, 5, 0.), std::tuple(3, 30, 0.), std::tuple(24, 30, 0.), std::tuple(5, 4, 2.5),
+        std::tuple(20, 9, 2.5), std::tuple(24, 30, 2.5)}) {
     at::Tensor values = random_matrix(24, 30, 6);
     values.narrow(0, 0, rows).fill_(value);
     values.narrow(1, 0, columns).fill_(value);
