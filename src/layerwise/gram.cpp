@@ -7,17 +7,27 @@
 #include "core/matrix_product.hpp"
 
 namespace curvature::detail {
+namespace {
 
+/// Columns of a triangle of `n` rows that are multiplied at once: fewer save more arithmetic, more
+/// keep the products large enough to run at full speed.
 int64_t columns_at_once(int64_t n) {
-  constexpr int64_t kSmallest = 128, kPieces = 6;
-  return std::max(kSmallest, (n + kPieces - 1) / kPieces);
+  // Whole vectors: MKL takes a third longer where rows of a piece end within one, measured on
+  // Zen 3.
+  constexpr int64_t kSmallest = 128, kPieces = 6, kVector = 16;
+  const int64_t vectors = (n + kPieces * kVector - 1) / (kPieces * kVector);
+  return std::max(kSmallest, vectors * kVector);
 }
+
+}  // namespace
 
 void add_gram(at::Tensor& sum, const at::Tensor& rows, double beta) {
   const int64_t n = rows.size(-1), step = columns_at_once(n);
   at::Tensor columns = rows.movedim(-1, 0).flatten(1);
   // oneDNN would copy each piece.
-  if (is_for_one_dnn(columns, columns.t())) columns = columns.contiguous();
+  if (is_for_one_dnn(columns, columns.narrow(0, 0, std::min(step, n)).t())) {
+    columns = columns.contiguous();
+  }
   for (int64_t begin = 0; begin < n; begin += step) {
     const int64_t count = std::min(step, n - begin), below = n - begin;
     at::Tensor part = sum.narrow(0, begin, below).narrow(1, begin, count);

@@ -4,9 +4,6 @@
 
 namespace curvature::detail {
 
-/// Columns of a triangle of `n` rows that are multiplied at once: fewer save more arithmetic, more
-/// keep the products large enough to run at full speed.
-int64_t columns_at_once(int64_t n);
 /// sum <- beta sum + X^T X for lower triangles `[n, n]` and rows X `[..., n]`; what is above the
 /// diagonal holds no meaning until `mirror_lower`. A symmetric update in pieces: LibTorch has none
 /// of its own, and half of the arithmetic of a full product is redundant.

@@ -36,7 +36,8 @@ at::Tensor in_basis(const at::Tensor& range, const at::Tensor& products) {
 int64_t most_columns(int64_t n) {
   constexpr int64_t kSmallest = 256, kLarge = 700;  // all measured
   if (n < kSmallest) return 0;
-  return static_cast<int64_t>((n < kLarge ? 0.58 : 0.67) * static_cast<double>(n));
+  const double part = (n < kLarge ? 0.58 : 0.67) * (has_avx512() ? 1 : 0.86);
+  return static_cast<int64_t>(part * static_cast<double>(n));
 }
 
 double frobenius_norm(const at::Tensor& x) {
@@ -52,7 +53,8 @@ std::optional<GrowingBasis> range_of(const at::Tensor& matrix, int64_t bound, in
   const double negligible =
       0.25 * std::sqrt(static_cast<double>(n)) * epsilon(matrix.scalar_type());
   GrowingBasis basis(n, matrix.options());
-  double all = 0;  // |A|_F, as the first products tell
+  double all = 0;          // |A|_F, as the first products tell
+  double part_before = 0;  // of the way from there to `negligible`, in orders of magnitude
   while (basis.size() < bound) {
     const int64_t done = basis.size(), count = std::min(basis.block_width(), bound - done);
     const at::Tensor signs =
@@ -62,11 +64,14 @@ std::optional<GrowingBasis> range_of(const at::Tensor& matrix, int64_t bound, in
         frobenius_norm(beyond) / std::sqrt(static_cast<double>(count));  // |(I - P) A|_F
     if (done == 0) all = rest;
     if (rest <= negligible * all) break;
-    // What is left falls slower and slower: what `done` vectors took away, others will not.
-    const double part_done = std::log(rest / all) / std::log(negligible);
-    if (bound > most && done > 0 &&
-        part_done * static_cast<double>(most) < static_cast<double>(done)) {
-      return std::nullopt;
+    if (bound > most && done > 0) {
+      // What is left falls slower and slower: at the pace of the last block, or more.
+      const double part = std::log(rest / all) / std::log(negligible), gain = part - part_before;
+      const auto columns_left = static_cast<double>(most - done);
+      if (gain * columns_left < (1 - part) * static_cast<double>(basis.block_width())) {
+        return std::nullopt;
+      }
+      part_before = part;
     }
     basis.add(beyond);
   }
