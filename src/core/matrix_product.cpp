@@ -49,12 +49,12 @@ bool is_faster_by_one_dnn(const at::Tensor& a, const at::Tensor& b) {
   return has_avx512 || is_ragged || OneDnnEverywhere::on();
 }
 
-/// Whether rows of a large sum begin within a vector: MKL without AVX-512 takes a quarter longer to
-/// add to one than to a matrix of its own, measured.
+/// Whether rows of a large sum begin within a vector and those of a product of its size would not:
+/// MKL without AVX-512 takes a quarter longer to add to the sum than to make the product, measured.
 bool is_slow_to_add_to(const at::Tensor& sum) {
   constexpr int64_t kSmallest = 384;
   return sum.dim() == 2 && sum.is_cpu() && sum.scalar_type() == at::kFloat && !has_avx512 &&
-         sum.stride(0) % kVector != 0 && sum.stride(0) >= kSmallest;
+         sum.stride(0) >= kSmallest && sum.stride(0) % kVector != 0 && sum.size(1) % kVector == 0;
 }
 
 /// Measured: below this the set-up of a product costs what it saves.
