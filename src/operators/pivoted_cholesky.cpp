@@ -36,8 +36,7 @@ class Block {
 
   /// How many rows, the first ones, have become rows of the factor.
   int64_t eliminate() {
-    std::vector<int64_t> order(static_cast<size_t>(count_));
-    for (int64_t i = 0; i < count_; ++i) order[static_cast<size_t>(i)] = pivots_[i];
+    std::vector<int64_t> order(pivots_, pivots_ + count_);
     for (int64_t done = 0; done < count_; ++done) {
       const auto best =
           std::max_element(order.begin() + done, order.end(),

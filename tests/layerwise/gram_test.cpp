@@ -22,6 +22,18 @@ BOOST_DATA_TEST_CASE(the_lower_triangle_is_the_one_of_the_product,
   BOOST_TEST(close(sum, 2.5 * x.t().matmul(x)));
 }
 
+BOOST_DATA_TEST_CASE(in_float32_rows_of_the_sum_may_begin_anywhere,
+                     boost::unit_test::data::make({383, 384, 385, 500, 1025}), n) {
+  for (const int64_t rows : {5, 100}) {
+    const at::Tensor x = numbers({rows, n}, 1).to(at::kFloat);
+    at::Tensor sum = at::ones({n, n}, x.options());
+    curvature::detail::add_gram(sum, x, 0.5);
+    curvature::detail::mirror_lower(sum);
+    const at::Tensor exact = x.to(at::kDouble).t().matmul(x.to(at::kDouble)) + 0.5;
+    BOOST_TEST(close(sum.to(at::kDouble), exact, {1e-5, 1e-5}));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(rows_may_lie_in_any_layout) {
   for (const int64_t examples : {1, 3}) {
     for (const int64_t positions : {1, 7, 127, 128, 200}) {
