@@ -7,7 +7,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/zeros.h>
 
 #include <curvature/core/random.hpp>
@@ -36,46 +35,37 @@ struct InRange {
 
 constexpr int64_t kColumns = 192;  ///< of a symmetric product at once: measured
 
-/// LAPACK's backward error is about sqrt(n) eps / 2 of |A|_F: measured.
-double negligible_part(const at::Tensor& matrix) {
-  return 0.25 * std::sqrt(static_cast<double>(matrix.size(0))) * epsilon(matrix.scalar_type());
-}
-
-/// A bound on the columns, and how many there may be for the way to be worth it.
-struct Columns {
-  int64_t bound;
-  int64_t most;
+/// When a range is found, and when it is not worth finding.
+struct Limits {
+  int64_t bound;      ///< on the columns
+  int64_t most;       ///< columns for which it is worth it
+  double negligible;  ///< part of |A|_F
 
   /// Whether `count` columns that leave a part of |A|_F promise that there will be few enough. What
   /// is left falls slower and slower: what they took away, others will not. The first third is
   /// cheap, and a matrix of a low rank may end at once.
-  bool are_worth_it(int64_t count, double left, double negligible) const {
+  bool is_worth_it(int64_t count, double left) const {
     const double part_done = std::log(left) / std::log(negligible);
     return bound <= most || 3 * count < most ||
            part_done * static_cast<double>(most) >= static_cast<double>(count);
   }
 };
 
-double frobenius_norm(const at::Tensor& x) {
-  return at::linalg_vector_norm(x, 2, at::nullopt, false, at::kDouble).item<double>();
-}
-
 /// By products with random signs, 4 n^2 k operations: about as accurate as LAPACK.
-std::optional<InRange> in_range_by_products(const at::Tensor& matrix, const Columns& columns) {
+std::optional<InRange> in_range_by_products(const at::Tensor& matrix, const Limits& limits) {
   const int64_t n = matrix.size(0);
-  const double negligible = negligible_part(matrix);
   GrowingBasis basis(n, matrix.options());
   double all = 0;  // |A|_F, as the first products tell
-  while (basis.size() < columns.bound) {
-    const int64_t done = basis.size(), count = std::min(basis.block_width(), columns.bound - done);
+  while (basis.size() < limits.bound) {
+    const int64_t done = basis.size(), count = std::min(basis.block_width(), limits.bound - done);
     const at::Tensor signs =
         draw_probes(RandomSource(), Probe::kRademacher, n, done, count, matrix.options());
     const at::Tensor beyond = basis.beyond(matrix_product(signs.t(), matrix));
     const double rest =
         frobenius_norm(beyond) / std::sqrt(static_cast<double>(count));  // |(I - P) A|_F
     if (done == 0) all = rest;
-    if (rest <= negligible * all) break;
-    if (done > 0 && !columns.are_worth_it(done, rest / all, negligible)) return std::nullopt;
+    if (rest <= limits.negligible * all) break;
+    if (done > 0 && !limits.is_worth_it(done, rest / all)) return std::nullopt;
     basis.add(beyond);
   }
   const int64_t k = basis.size();
@@ -90,12 +80,10 @@ std::optional<InRange> in_range_by_products(const at::Tensor& matrix, const Colu
 
 /// From A = L L^T = Q (R R^T) Q^T: in n k^2 to 2 n k^2 operations, with errors of up to twice
 /// LAPACK's.
-std::optional<InRange> in_range_by_cholesky(const at::Tensor& matrix, const Columns& columns) {
-  const double negligible = negligible_part(matrix);
-  const at::Tensor rows =
-      pivoted_cholesky(matrix, {columns.bound, negligible, [&](int64_t count, double left) {
-                                  return columns.are_worth_it(count, left, negligible);
-                                }});
+std::optional<InRange> in_range_by_cholesky(const at::Tensor& matrix, const Limits& limits) {
+  const at::Tensor rows = pivoted_cholesky(
+      matrix, {limits.bound, limits.negligible,
+               [&](int64_t count, double left) { return limits.is_worth_it(count, left); }});
   if (!rows.defined()) return std::nullopt;
   const int64_t k = rows.size(0);
   GrowingBasis basis(matrix.size(0), matrix.options());
@@ -117,11 +105,14 @@ std::optional<InRange> in_range(const at::Tensor& matrix, int64_t max_rank, int6
   // More columns than the rank: the smallest singular value of a random matrix may be tiny.
   constexpr int64_t kOversampling = 8;
   const int64_t n = matrix.size(0);
+  // LAPACK's backward error is about sqrt(n) eps / 2 of |A|_F: measured.
+  const double negligible =
+      0.25 * std::sqrt(static_cast<double>(n)) * epsilon(matrix.scalar_type());
   // Who asks for float64 asks for all of its digits.
   if (matrix.scalar_type() == at::kDouble) {
-    return in_range_by_products(matrix, {std::min(n, max_rank + kOversampling), most});
+    return in_range_by_products(matrix, {std::min(n, max_rank + kOversampling), most, negligible});
   }
-  return in_range_by_cholesky(matrix, {std::min(n, max_rank), most});
+  return in_range_by_cholesky(matrix, {std::min(n, max_rank), most, negligible});
 }
 
 SymmetricEigen eigen_of(const InRange& matrix, const std::string& who) {

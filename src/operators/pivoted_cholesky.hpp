@@ -9,7 +9,7 @@ namespace curvature::detail {
 
 /// When to stop and when to give up.
 struct PivotedCholeskyLimits {
-  int64_t max_columns;  ///< a bound on the rank, and a little more
+  int64_t max_columns;  ///< of L: a bound on the rank
   double negligible;    ///< part of |A|_F that may be left out
   /// Asked before each block with the columns there are, and the part of |A|_F that is left;
   /// false ends it.
@@ -22,5 +22,8 @@ struct PivotedCholeskyLimits {
 /// Undefined where it was not worth it.
 /// Harbrecht, Peters, Schneider, Appl. Numer. Math. 62, 2012, algorithm 1.
 at::Tensor pivoted_cholesky(const at::Tensor& matrix, const PivotedCholeskyLimits& limits);
+
+/// |A|_F, summed in float64.
+double frobenius_norm(const at::Tensor& x);
 
 }  // namespace curvature::detail

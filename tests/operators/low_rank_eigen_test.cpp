@@ -11,6 +11,7 @@
 #include <curvature/operators/eigen_decomposed.hpp>
 #include <curvature/operators/kronecker.hpp>
 
+#include "core/epsilon.hpp"
 #include "operators/definite_inverse.hpp"
 #include "operators/low_rank_eigen.hpp"
 #include "support/tensor_close.hpp"
@@ -22,11 +23,6 @@ using namespace curvature::testing;
 namespace data = boost::unit_test::data;
 
 namespace {
-
-double epsilon_of(at::ScalarType dtype) {
-  return dtype == at::kFloat ? std::numeric_limits<float>::epsilon()
-                             : std::numeric_limits<double>::epsilon();
-}
 
 at::Tensor random_matrix(int64_t rows, int64_t columns, uint64_t seed) {
   return RandomSource(seed).normal(0, rows, columns).to(test_device());
@@ -71,9 +67,11 @@ void check_as_good_as_lapack(const at::Tensor& matrix, int64_t max_rank) {
   BOOST_TEST(eigen.values.min().item<double>() >= 0);
   const Errors made = errors_of(eigen, matrix);
   const Errors lapack = errors_of(curvature::detail::symmetric_eigen(matrix, "test"), matrix);
-  BOOST_TEST(made.backward <= 2 * lapack.backward + 10 * epsilon_of(dtype) * length(matrix));
+  BOOST_TEST(made.backward <=
+             2 * lapack.backward + 10 * curvature::detail::epsilon(dtype) * length(matrix));
   BOOST_TEST(made.orthogonality <=
-             2 * lapack.orthogonality + 4 * epsilon_of(dtype) * static_cast<double>(n));
+             2 * lapack.orthogonality +
+                 4 * curvature::detail::epsilon(dtype) * static_cast<double>(n));
 }
 
 const auto kDtypes = data::make({at::kFloat, at::kDouble});
@@ -173,7 +171,8 @@ BOOST_DATA_TEST_CASE(inverses_by_blocks_are_as_good_as_those_of_lapack,
       BOOST_REQUIRE(inverse.has_value());
       BOOST_TEST(inverse->scalar_type() == dtype);
       BOOST_TEST(at::equal(*inverse, inverse->t()));
-      BOOST_TEST(residual(*inverse) <= 4 * lapack + 4 * epsilon_of(dtype) * static_cast<double>(n));
+      BOOST_TEST(residual(*inverse) <=
+                 4 * lapack + 4 * curvature::detail::epsilon(dtype) * static_cast<double>(n));
     }
   }
 }
@@ -183,7 +182,7 @@ BOOST_DATA_TEST_CASE(large_inverses_are_inverses, kDtypes, dtype) {
   const auto inverse = curvature::detail::definite_inverse(matrix);
   BOOST_REQUIRE(inverse.has_value());
   BOOST_TEST(close(inverse->to(at::kDouble), at::linalg_inv(matrix.to(at::kDouble)),
-                   {1e3 * epsilon_of(dtype)}));
+                   {1e3 * curvature::detail::epsilon(dtype)}));
 }
 
 BOOST_DATA_TEST_CASE(indefinite_matrices_have_no_definite_inverse, kDtypes, dtype) {

@@ -1,5 +1,3 @@
-#include <limits>
-
 #include <torch/torch.h>
 
 #include <boost/test/data/test_case.hpp>
@@ -7,6 +5,7 @@
 
 #include <curvature/core/random.hpp>
 
+#include "core/epsilon.hpp"
 #include "operators/pivoted_cholesky.hpp"
 #include "support/tensor_close.hpp"
 
@@ -17,11 +16,6 @@ using namespace curvature::testing;
 namespace data = boost::unit_test::data;
 
 namespace {
-
-double epsilon_of(at::ScalarType dtype) {
-  return dtype == at::kFloat ? std::numeric_limits<float>::epsilon()
-                             : std::numeric_limits<double>::epsilon();
-}
 
 /// X X^T for a random X `[n, rank]`.
 at::Tensor matrix_of_rank(int64_t n, int64_t rank, at::ScalarType dtype) {
@@ -42,16 +36,16 @@ BOOST_DATA_TEST_CASE(the_factor_multiplies_to_the_matrix, kDtypes, dtype) {
   for (const int64_t rank : {1, 3, 64, 65, 130, 200}) {
     BOOST_TEST_CONTEXT("rank " << rank) {
       const at::Tensor matrix = matrix_of_rank(200, rank, dtype);
-      const at::Tensor rows = factor_of(matrix, rank, epsilon_of(dtype));
+      const at::Tensor rows = factor_of(matrix, rank, curvature::detail::epsilon(dtype));
       BOOST_TEST(rows.sizes() == at::IntArrayRef({rank, 200}));
       BOOST_TEST(rows.device() == matrix.device());
-      BOOST_TEST(close(rows.t().matmul(rows), matrix, {200 * epsilon_of(dtype)}));
+      BOOST_TEST(close(rows.t().matmul(rows), matrix, {200 * curvature::detail::epsilon(dtype)}));
     }
   }
 }
 
 BOOST_DATA_TEST_CASE(it_ends_where_nothing_is_left, kDtypes, dtype) {
-  const double negligible = 10 * epsilon_of(dtype);
+  const double negligible = 10 * curvature::detail::epsilon(dtype);
   BOOST_TEST(factor_of(matrix_of_rank(200, 70, dtype), 200, negligible).size(0) == 70);
   const at::Tensor zero = at::zeros_like(matrix_of_rank(9, 1, dtype));
   BOOST_TEST(factor_of(zero, 9, negligible).size(0) == 0);
