@@ -9,6 +9,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
 #include "core/fast_kernels.hpp"
@@ -90,6 +92,18 @@ at::Tensor by_one_dnn(const at::Tensor& a, const at::Tensor& b) {
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b) {
   const at::NoGradGuard no_grad;
   return is_for_one_dnn(a, b) ? by_one_dnn(a, b) : a.mm(b);
+}
+
+at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& buffer) {
+  const at::NoGradGuard no_grad;
+  if (is_for_one_dnn(a, b)) return by_one_dnn(a, b);
+  at::Tensor product = buffer;
+  return at::mm_out(product, a, b);
+}
+
+at::Tensor product_buffer(int64_t m, int64_t n, const at::TensorOptions& options) {
+  const int64_t apart = (n + kVector - 1) / kVector * kVector;
+  return at::empty({m, apart}, options).narrow(1, 0, n);
 }
 
 void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta) {

@@ -61,9 +61,10 @@ BOOST_AUTO_TEST_CASE(rows_may_lie_in_any_layout) {
 }
 
 BOOST_AUTO_TEST_CASE(squared_gradients_are_the_same_in_every_order_of_work) {
-  // Positions below, between and above the sizes, so that each rotation comes first and last.
-  for (const auto& [s, m, n] :
-       std::vector<std::array<int64_t, 3>>{{1, 3, 4}, {2, 3, 4}, {4, 3, 6}, {4, 6, 3}, {9, 3, 4}}) {
+  // Positions below, between and above the sizes, so that each rotation comes first and last; the
+  // last ones are added to in two strips of rows, and in one.
+  for (const auto& [s, m, n] : std::vector<std::array<int64_t, 3>>{
+           {1, 3, 4}, {2, 3, 4}, {4, 3, 6}, {4, 6, 3}, {9, 3, 4}, {3, 300, 1001}, {3, 150, 110}}) {
     const at::Tensor g = numbers({5, s, m}, 3), a = numbers({5, s, n}, 4);
     const at::Tensor basis_b = std::get<0>(at::linalg_qr(numbers({m, m}, 5)));
     const at::Tensor basis_a = std::get<0>(at::linalg_qr(numbers({n, n}, 6)));
@@ -72,7 +73,21 @@ BOOST_AUTO_TEST_CASE(squared_gradients_are_the_same_in_every_order_of_work) {
     const at::Tensor gradients = at::einsum("bsi,bsj->bij", {g, a});
     const at::Tensor rotated = at::einsum("bij,ik,jl->bkl", {gradients, basis_b, basis_a});
     BOOST_TEST(close(sum, 1 + rotated.square().sum(0)));
+
+    at::Tensor unrotated = at::ones({m, n}, g.options());
+    curvature::detail::add_squared_gradients(g, a, {}, {}, unrotated);
+    BOOST_TEST(close(unrotated, 1 + gradients.square().sum(0)));
   }
+}
+
+BOOST_AUTO_TEST_CASE(squared_gradients_are_the_same_for_many_examples) {
+  // So many that they come in several pieces, which are not of one size.
+  const int64_t s = 40, m = 130, n = 150;
+  const at::Tensor g = numbers({1501, s, m}, 3), a = numbers({1501, s, n}, 4);
+  at::Tensor sum = at::zeros({m, n}, g.options()), expected = sum.clone();
+  curvature::detail::add_squared_gradients(g, a, {}, {}, sum);
+  for (int64_t i = 0; i < g.size(0); ++i) expected += g[i].t().mm(a[i]).square();
+  BOOST_TEST(close(sum, expected));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
