@@ -30,18 +30,18 @@ using Reflections = GrowingBasis::Reflections;
 /// From LAPACK's V and tau: T^-1 = diag(1 / tau) + the strict upper triangle of V^T V.
 Reflections compact_form(const at::Tensor& rows, const at::Tensor& tau) {
   const at::Tensor products = matrix_product(rows, rows.t()).mul_(tau.unsqueeze(1));
-  const at::Tensor t = at::linalg_solve_triangular(products, tau.diag(), /*upper=*/true,
-                                                   /*left=*/true, /*unitriangular=*/true);
-  return {rows, matrix_product(t, rows)};
+  const at::Tensor minus_t = at::linalg_solve_triangular(products, tau.neg().diag(), /*upper=*/true,
+                                                         /*left=*/true, /*unitriangular=*/true);
+  return {rows, matrix_product(minus_t, rows)};
 }
 
 /// X <- X (I - V T V^T).
 void reflect(at::Tensor x, const Reflections& by) {
-  x.sub_(matrix_product(matrix_product(x, by.rows.t()), by.scaled));
+  add_matrix_product(x, matrix_product(x, by.rows.t()), by.scaled);
 }
 
 /// The product of both, `second` being for what comes after the columns of `first`:
-/// T V^T of the first is reflected by the second.
+/// -T V^T of the first is reflected by the second.
 Reflections joined(const Reflections& first, const Reflections& second) {
   const int64_t a = first.rows.size(0), b = second.rows.size(0), length = first.rows.size(1);
   const auto stacked = [&](const at::Tensor& upper, const at::Tensor& lower) {
@@ -86,7 +86,23 @@ void apply(const Reflections& block, int64_t begin, at::Tensor& q) {
   }
   at::Tensor changed = q.narrow(0, begin, length).narrow(1, begin, length);
   changed.diagonal().narrow(0, 0, columns).fill_(1);
-  changed.sub_(matrix_product(w, block.rows));
+  add_matrix_product(changed, w, block.rows);
+}
+
+/// Measured: up to these sizes LAPACK is as fast, the second where the products are LibTorch's own.
+bool is_faster_by_blocks(const at::Tensor& matrix) {
+  constexpr int64_t kByOneDnn = 2 * kColumns, kElsewhere = 448;
+  const bool is_for_blocks = matrix.is_cpu() && matrix.scalar_type() == at::kFloat;
+  return is_for_blocks &&
+         matrix.size(1) > (is_for_one_dnn(matrix.t(), matrix) ? kByOneDnn : kElsewhere);
+}
+
+QrFactors by_lapack(const at::Tensor& matrix) {
+  // LibTorch has no QR below float32.
+  const at::ScalarType dtype = matrix.scalar_type();
+  auto [orthogonal, triangle] =
+      at::linalg_qr(matrix.to(c10::promoteTypes(dtype, at::kFloat)), "complete");
+  return {.orthogonal = orthogonal.to(dtype), .triangle = triangle.to(dtype)};
 }
 
 }  // namespace
@@ -102,9 +118,10 @@ at::Tensor GrowingBasis::beyond(at::Tensor rows) const {
   return rows.narrow(1, size_, n_ - size_);
 }
 
-void GrowingBasis::add(at::Tensor beyond) {
+const Reflections& GrowingBasis::add(at::Tensor beyond) {
   blocks_.push_back(eliminate(beyond));
   size_ += beyond.size(0);
+  return blocks_.back();
 }
 
 at::Tensor GrowingBasis::complete() const {
@@ -112,7 +129,7 @@ at::Tensor GrowingBasis::complete() const {
   if (!blocks_.empty() && 2 * size_ <= n_) {
     Reflections all = blocks_.front();
     for (size_t i = 1; i < blocks_.size(); ++i) all = joined(all, blocks_[i]);
-    const at::Tensor q = matrix_product(all.scaled.neg().t(), all.rows);
+    const at::Tensor q = matrix_product(all.scaled.t(), all.rows);
     q.diagonal().add_(1);
     return q.t();
   }
@@ -127,21 +144,19 @@ at::Tensor GrowingBasis::complete() const {
 }
 
 QrFactors qr(const at::Tensor& matrix) {
-  constexpr int64_t kSmallest = 2 * kColumns;  // measured: up to here, LAPACK is as fast
-  if (matrix.size(1) > kSmallest && is_for_one_dnn(matrix.t(), matrix)) {
-    at::Tensor triangle = matrix.t().clone(at::MemoryFormat::Contiguous);
-    GrowingBasis basis(matrix.size(0), matrix.options());
-    while (basis.size() < matrix.size(1)) {
-      const int64_t columns = std::min(basis.block_width(), matrix.size(1) - basis.size());
-      basis.add(basis.beyond(triangle.narrow(0, basis.size(), columns)));
-    }
-    return {.orthogonal = basis.complete(), .triangle = triangle.tril_().t()};
+  if (!is_faster_by_blocks(matrix)) return by_lapack(matrix);
+  const at::Tensor triangle = matrix.t().clone(at::MemoryFormat::Contiguous);
+  GrowingBasis basis(matrix.size(0), matrix.options());
+  at::Tensor later = triangle;
+  while (later.size(0) > 0) {
+    const int64_t columns = std::min(basis.block_width(), later.size(0));
+    const int64_t rest = later.size(0) - columns;
+    const Reflections& block = basis.add(later.narrow(0, 0, columns));
+    later = later.narrow(0, columns, rest);
+    if (rest > 0) reflect(later, block);
+    later = later.narrow(1, columns, later.size(1) - columns);
   }
-  // LibTorch has no QR below float32.
-  const at::ScalarType dtype = matrix.scalar_type();
-  auto [orthogonal, triangle] =
-      at::linalg_qr(matrix.to(c10::promoteTypes(dtype, at::kFloat)), "complete");
-  return {.orthogonal = orthogonal.to(dtype), .triangle = triangle.to(dtype)};
+  return {.orthogonal = basis.complete(), .triangle = triangle.tril().t()};
 }
 
 at::Tensor symmetric_product(const QrFactors& factors) {

@@ -22,17 +22,17 @@ class GrowingBasis {
   /// Turns vectors, rows `[k, n]`, into their coordinates along the basis, in place; returns those
   /// beyond the span, `[k, n - size]`.
   at::Tensor beyond(at::Tensor rows) const;
-  /// Adds the vectors `[k, n - size]`, k at most n - size, that `beyond` returned, which become
-  /// coordinates in the basis that grew: lower triangular.
-  void add(at::Tensor beyond);
-  /// All vectors as columns `[n, n]`, each contiguous.
-  at::Tensor complete() const;
-
   /// A product of reflections, I - V T V^T.
   struct Reflections {
     at::Tensor rows;    ///< V^T `[columns, length]`, unit upper trapezoidal
-    at::Tensor scaled;  ///< T V^T
+    at::Tensor scaled;  ///< -T V^T
   };
+  /// Adds the vectors `[k, n - size]`, k at most n - size, that `beyond` returned, which become
+  /// coordinates in the basis that grew: lower triangular. Returns what turned them, until the next
+  /// is added.
+  const Reflections& add(at::Tensor beyond);
+  /// All vectors as columns `[n, n]`, each contiguous.
+  at::Tensor complete() const;
 
  private:
   int64_t n_;
@@ -48,8 +48,9 @@ struct QrFactors {
   at::Tensor triangle;
 };
 
-/// By Householder reflections: LAPACK's, or, where oneDNN multiplies faster than LAPACK's own
-/// library, blocks of them in the compact WY form. Needs (8/3) n^3 operations for square matrices.
+/// By Householder reflections: LAPACK's, or, for large matrices in float32 on a CPU, blocks of them
+/// in the compact WY form by `matrix_product`, which is faster. Needs (8/3) n^3 operations for
+/// square matrices.
 QrFactors qr(const at::Tensor& matrix);
 
 /// For a square matrix the lower triangle of R Q, a product that is known to be symmetric; what is
