@@ -75,7 +75,7 @@ std::optional<at::Tensor> definite_inverse(const at::Tensor& matrix) {
   // Measured: larger blocks leave more to LAPACK, with smaller ones products run more slowly. The
   // gain comes from fast products: by oneDNN with AVX-512 from the first number of rows on, by
   // whatever is there in float32 from the second, in float64 nowhere.
-  constexpr int64_t kSmallest = 384, kSmallestOtherwise = 768;
+  constexpr int64_t kSmallest = 384, kSmallestOtherwise = 448;
   constexpr int64_t kSmallestBlock = 96, kLargestBlock = 192, kBlocks = 24;
   const int64_t n = matrix.size(0);
   const int64_t block = std::clamp(n / kBlocks, kSmallestBlock, kLargestBlock);
