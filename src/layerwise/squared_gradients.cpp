@@ -21,7 +21,9 @@ constexpr int64_t kSmall = int64_t{1} << 14;
 /// x `[N, S, d]` times a basis `[d, d]`.
 at::Tensor rotated(const at::Tensor& x, const at::Tensor& basis) {
   if (!basis.defined()) return x;
-  return matrix_product(x.flatten(0, 1), basis).view({x.size(0), x.size(1), basis.size(1)});
+  const int64_t rows = x.size(0) * x.size(1), d = basis.size(1);
+  return matrix_product(x.flatten(0, 1), basis, product_buffer(rows, d, x.options()))
+      .view({x.size(0), x.size(1), d});
 }
 
 /// Adds the squares of sum_s g_ns a_ns^T, for few rows at a time of all examples, so that what is
@@ -71,7 +73,7 @@ void add_squared_gradients(const at::Tensor& g, const at::Tensor& a, const at::T
     }
     at::Tensor gradients = at::bmm(some_g.transpose(1, 2), some_a);
     if (!rotate_a_first) gradients = rotated(gradients, basis_a);
-    if (!rotate_g_first) gradients = basis_b.t().matmul(gradients);
+    if (!rotate_g_first) gradients = at::bmm(basis_b.t().expand({count, m, m}), gradients);
     sum.add_(gradients.square_().sum(0));
   }
 }
