@@ -14,8 +14,8 @@ namespace curvature::detail {
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
 /// The same, in `buffer`, of a b's size, unless oneDNN multiplies. Best is a `product_buffer`.
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& buffer);
-/// `[m, n]`, empty, with rows that are whole vectors apart, as MKL without AVX-512 wants results:
-/// where n is odd, that takes half to two thirds of the time.
+/// `[m, n]`, empty, with rows that begin whole vectors apart: where n is no multiple of one, MKL
+/// without AVX-512 makes a product there in half to two thirds of the time.
 at::Tensor product_buffer(int64_t m, int64_t n, const at::TensorOptions& options);
 /// sum <- beta sum + a b.
 void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);

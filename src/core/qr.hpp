@@ -22,6 +22,7 @@ class GrowingBasis {
   /// Turns vectors, rows `[k, n]`, into their coordinates along the basis, in place; returns those
   /// beyond the span, `[k, n - size]`.
   at::Tensor beyond(at::Tensor rows) const;
+
   /// A product of reflections, I - V T V^T.
   struct Reflections {
     at::Tensor rows;    ///< V^T `[columns, length]`, unit upper trapezoidal

@@ -69,12 +69,12 @@ void add_squared_gradients(const at::Tensor& g, const at::Tensor& a, const at::T
     if (rotate_a_first) some_a = rotated(some_a, basis_a);
     if (by_strips) {
       add_squares_of_sums(some_g, some_a, sum);
-      continue;
+    } else {
+      at::Tensor gradients = at::bmm(some_g.transpose(1, 2), some_a);
+      if (!rotate_a_first) gradients = rotated(gradients, basis_a);
+      if (!rotate_g_first) gradients = at::bmm(basis_b.t().expand({count, m, m}), gradients);
+      sum.add_(gradients.square_().sum(0));
     }
-    at::Tensor gradients = at::bmm(some_g.transpose(1, 2), some_a);
-    if (!rotate_a_first) gradients = rotated(gradients, basis_a);
-    if (!rotate_g_first) gradients = at::bmm(basis_b.t().expand({count, m, m}), gradients);
-    sum.add_(gradients.square_().sum(0));
   }
 }
 
