@@ -94,16 +94,12 @@ at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b) {
   return is_for_one_dnn(a, b) ? by_one_dnn(a, b) : a.mm(b);
 }
 
-at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& buffer) {
+at::Tensor padded_product(const at::Tensor& a, const at::Tensor& b) {
   const at::NoGradGuard no_grad;
   if (is_for_one_dnn(a, b)) return by_one_dnn(a, b);
-  at::Tensor product = buffer;
+  const int64_t n = b.size(1), apart = (n + kVector - 1) / kVector * kVector;
+  at::Tensor product = at::empty({a.size(0), apart}, a.options()).narrow(1, 0, n);
   return at::mm_out(product, a, b);
-}
-
-at::Tensor product_buffer(int64_t m, int64_t n, const at::TensorOptions& options) {
-  const int64_t apart = (n + kVector - 1) / kVector * kVector;
-  return at::empty({m, apart}, options).narrow(1, 0, n);
 }
 
 void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta) {

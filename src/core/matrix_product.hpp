@@ -12,11 +12,9 @@ namespace curvature::detail {
 /// processors with AVX-512 twice as fast as MKL, which does not use it on AMD's. No graph is
 /// recorded.
 at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
-/// The same, in `buffer`, of a b's size, unless oneDNN multiplies. Best is a `product_buffer`.
-at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& buffer);
-/// `[m, n]`, empty, with rows that begin whole vectors apart: where n is no multiple of one, MKL
-/// without AVX-512 makes a product there in half to two thirds of the time.
-at::Tensor product_buffer(int64_t m, int64_t n, const at::TensorOptions& options);
+/// The same, possibly with gaps between rows, which then begin whole vectors apart: where n is no
+/// multiple of one, MKL without AVX-512 makes such a product in half to two thirds of the time.
+at::Tensor padded_product(const at::Tensor& a, const at::Tensor& b);
 /// sum <- beta sum + a b.
 void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
 

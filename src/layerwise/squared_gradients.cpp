@@ -15,15 +15,14 @@ namespace {
 
 /// Numbers of examples' gradients, or of rotated positions, that are held at once.
 constexpr int64_t kChunk = int64_t{1} << 22;
-/// Gradients with fewer numbers are made several at a time: measured.
+/// Gradients with fewer numbers are made several at a time: measured. On a GPU all are, where each
+/// product is a launch.
 constexpr int64_t kSmall = int64_t{1} << 14;
 
 /// x `[N, S, d]` times a basis `[d, d]`.
 at::Tensor rotated(const at::Tensor& x, const at::Tensor& basis) {
   if (!basis.defined()) return x;
-  const int64_t rows = x.size(0) * x.size(1), d = basis.size(1);
-  return matrix_product(x.flatten(0, 1), basis, product_buffer(rows, d, x.options()))
-      .view({x.size(0), x.size(1), d});
+  return padded_product(x.flatten(0, 1), basis).view({x.size(0), x.size(1), basis.size(1)});
 }
 
 /// Adds the squares of sum_s g_ns a_ns^T, for few rows at a time of all examples, so that what is
@@ -32,12 +31,11 @@ void add_squares_of_sums(const at::Tensor& g, const at::Tensor& a, at::Tensor& s
   constexpr int64_t kCached = int64_t{1} << 18, kFewest = 16;
   const int64_t m = sum.size(0), n = sum.size(1);
   const int64_t most = std::max(kCached / n, kFewest);
-  const at::Tensor buffer = product_buffer(std::min(m, most), n, g.options());
   for (int64_t begin = 0; begin < m; begin += most) {
     const int64_t rows = std::min(most, m - begin);
-    const at::Tensor of_sum = sum.narrow(0, begin, rows), in_buffer = buffer.narrow(0, 0, rows);
+    const at::Tensor of_sum = sum.narrow(0, begin, rows);
     for (int64_t i = 0; i < g.size(0); ++i) {
-      const at::Tensor gradient = matrix_product(g[i].narrow(1, begin, rows).t(), a[i], in_buffer);
+      const at::Tensor gradient = padded_product(g[i].narrow(1, begin, rows).t(), a[i]);
       of_sum.addcmul_(gradient, gradient);
     }
   }
