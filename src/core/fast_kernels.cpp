@@ -38,6 +38,7 @@ TORCH_LIBRARY_IMPL(aten, BackendSelect, library) {
   library.impl("mm", &mm_kernel);
   library.impl("addmm", &addmm_kernel);
   library.impl("bmm", &bmm_kernel);
+  library.impl("_convolution", &convolution_kernel);
   library.impl("convolution_backward", &convolution_backward_kernel);
 }
 

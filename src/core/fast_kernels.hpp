@@ -19,9 +19,10 @@ class ThreadSwitch {
 };
 
 /// While one lives, some operations of this thread go through kernels of this library that compute
-/// the same faster (CPU; `kernels.hpp`): products of large matrices, second derivatives of
-/// convolutions, of batch normalisation with fixed statistics, of layer normalisation, of GELU and
-/// of the softmax. Graphs built meanwhile may be differentiated afterwards, any number of times.
+/// the same faster (CPU; `kernels.hpp`): products of large matrices, convolutions with kernels of
+/// 3 x 3 (`winograd.hpp`), second derivatives of convolutions, of batch normalisation with fixed
+/// statistics, of layer normalisation, of GELU and of the softmax. Graphs built meanwhile may be
+/// differentiated afterwards, any number of times.
 using FastKernels = ThreadSwitch<struct FastKernelsTag>;
 
 /// While one lives, products of this thread of which a factor is zero are zeros that nobody

@@ -44,6 +44,16 @@ at::Tensor addmm_kernel(c10::DispatchKeySet keys, const at::Tensor& input, const
 
 /// Zeros for products with zeros, LibTorch's otherwise, below autograd too.
 at::Tensor bmm_kernel(c10::DispatchKeySet keys, const at::Tensor& a, const at::Tensor& b);
+
+/// Convolutions (where `convolution` ends, and traced models begin) and their gradients, also below
+/// autograd: by tiles where that is faster
+/// (`winograd.hpp`), zeros for gradients of zeros, LibTorch's otherwise.
+at::Tensor convolution_kernel(c10::DispatchKeySet keys, const at::Tensor& input,
+                              const at::Tensor& weight, const std::optional<at::Tensor>& bias,
+                              c10::SymIntArrayRef stride, c10::SymIntArrayRef padding,
+                              c10::SymIntArrayRef dilation, bool transposed,
+                              c10::SymIntArrayRef output_padding, c10::SymInt groups,
+                              bool benchmark, bool deterministic, bool cudnn, bool tf32);
 std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward_kernel(
     c10::DispatchKeySet keys, const at::Tensor& output_gradient, const at::Tensor& input,
     const at::Tensor& weight, at::OptionalSymIntArrayRef bias_sizes, c10::SymIntArrayRef stride,

@@ -35,12 +35,6 @@ const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& one_dnn_linear()
 
 constexpr int64_t kVector = 8;  ///< numbers in one of AVX2
 
-#if defined(__x86_64__)
-const bool has_avx512 = __builtin_cpu_supports("avx512f");
-#else
-const bool has_avx512 = false;
-#endif
-
 /// Where oneDNN is faster than LibTorch's BLAS, measured on AMD's processors. With AVX-512, which
 /// MKL does not use there: everywhere, up to twice. With AVX2 alone MKL is as fast, and by a third
 /// faster where a factor is transposed, unless rows of the result begin within a vector.
@@ -48,14 +42,14 @@ bool is_faster_by_one_dnn(const at::Tensor& a, const at::Tensor& b) {
   constexpr int64_t kSmallest = 384;
   const bool is_ragged =
       b.size(1) % kVector != 0 && std::min({a.size(0), a.size(1), b.size(1)}) >= kSmallest;
-  return has_avx512 || is_ragged || OneDnnEverywhere::on();
+  return has_avx512() || is_ragged || OneDnnEverywhere::on();
 }
 
 /// Whether rows of a large sum begin within a vector and those of a product of its size would not:
 /// MKL without AVX-512 takes a quarter longer to add to the sum than to make the product, measured.
 bool is_slow_to_add_to(const at::Tensor& sum) {
   constexpr int64_t kSmallest = 384;
-  return sum.dim() == 2 && sum.is_cpu() && sum.scalar_type() == at::kFloat && !has_avx512 &&
+  return sum.dim() == 2 && sum.is_cpu() && sum.scalar_type() == at::kFloat && !has_avx512() &&
          sum.stride(0) >= kSmallest && sum.stride(0) % kVector != 0 && sum.size(1) % kVector == 0;
 }
 
@@ -69,6 +63,15 @@ bool is_strided_matrix(const at::Tensor& x) {
 }
 
 }  // namespace
+
+bool has_avx512() {
+#if defined(__x86_64__)
+  static const bool is_there = __builtin_cpu_supports("avx512f");
+  return is_there;
+#else
+  return false;
+#endif
+}
 
 bool is_for_one_dnn(const at::Tensor& a, const at::Tensor& b) {
   return a.scalar_type() == at::kFloat && b.scalar_type() == at::kFloat && a.is_cpu() &&

@@ -25,6 +25,9 @@ at::Tensor symmetric_by_strips(
     int64_t n, int64_t width, const at::TensorOptions& options,
     const std::function<at::Tensor(int64_t begin, int64_t count)>& strip);
 
+/// Whether this processor has AVX-512.
+bool has_avx512();
+
 /// Whether a product is large and float32 on a CPU, and oneDNN is there and faster.
 bool is_for_one_dnn(const at::Tensor& a, const at::Tensor& b);
 /// a b by oneDNN, for what `is_for_one_dnn` allows.

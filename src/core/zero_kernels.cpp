@@ -1,9 +1,7 @@
 #include <algorithm>
 
 #include <ATen/ops/bmm.h>
-#include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 
 #include "core/fast_kernels.hpp"
 #include "core/kernels.hpp"
@@ -40,22 +38,6 @@ at::Tensor bmm_kernel(c10::DispatchKeySet keys, const at::Tensor& a, const at::T
     return at::zeros({a.size(0), a.size(1), b.size(2)}, a.options());
   }
   return at::_ops::bmm::redispatch(after_ours(keys), a, b);
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward_kernel(
-    c10::DispatchKeySet keys, const at::Tensor& output_gradient, const at::Tensor& input,
-    const at::Tensor& weight, at::OptionalSymIntArrayRef bias_sizes, c10::SymIntArrayRef stride,
-    c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
-    c10::SymIntArrayRef output_padding, c10::SymInt groups, std::array<bool, 3> wanted) {
-  if (is_zero_product(output_gradient)) {
-    return {
-        wanted[0] ? at::zeros_like(input) : at::Tensor(),
-        wanted[1] ? at::zeros_like(weight) : at::Tensor(),
-        wanted[2] ? at::zeros({output_gradient.size(1)}, output_gradient.options()) : at::Tensor()};
-  }
-  return at::_ops::convolution_backward::redispatch(
-      after_ours(keys), output_gradient, input, weight, bias_sizes, stride, padding, dilation,
-      transposed, output_padding, std::move(groups), wanted);
 }
 
 }  // namespace curvature::detail

@@ -1,0 +1,167 @@
+#include "../../src/core/winograd.hpp"
+
+#include <torch/torch.h>
+
+#include <boost/test/unit_test.hpp>
+
+#include <array>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "../../src/core/fast_kernels.hpp"
+#include "support/tensor_close.hpp"
+
+BOOST_AUTO_TEST_SUITE(winograd_test)
+
+using namespace curvature::testing;
+using curvature::detail::ConvolutionShape;
+using curvature::detail::FastKernels;
+
+namespace {
+
+at::Tensor draw(at::IntArrayRef shape, uint64_t seed) {
+  return at::randn(shape, at::make_generator<at::CPUGeneratorImpl>(seed));
+}
+
+at::Tensor convolve(const at::Tensor& x, const at::Tensor& w, const std::optional<at::Tensor>& bias,
+                    at::IntArrayRef padding) {
+  return at::conv2d(x, w, bias, /*stride=*/1, padding);
+}
+
+/// |actual - exact| / |exact|.
+double error(const at::Tensor& actual, const at::Tensor& exact) {
+  BOOST_TEST_REQUIRE(actual.sizes() == exact.sizes());
+  return ((actual.to(at::kDouble) - exact).norm() / exact.norm()).item<double>();
+}
+
+struct Sizes {
+  int64_t images, channels, out_channels, height, width;
+  std::array<int64_t, 2> padding;
+};
+
+/// Odd and even images, cut tiles, blocks of several images and of some rows of one, all paddings.
+const std::vector<Sizes> all_sizes = {{1, 1, 1, 1, 1, {1, 1}},    {2, 3, 5, 4, 4, {1, 1}},
+                                      {3, 5, 2, 7, 6, {0, 1}},    {1, 2, 3, 5, 9, {2, 0}},
+                                      {4, 1, 7, 3, 3, {0, 0}},    {2, 6, 4, 8, 5, {2, 2}},
+                                      {70, 96, 64, 4, 4, {1, 1}}, {3, 64, 100, 31, 33, {1, 1}}};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(convolutions_and_gradients_are_those_of_float64_to_rounding) {
+  for (const auto& [images, channels, out_channels, height, width, padding] : all_sizes) {
+    const at::Tensor x = draw({images, channels, height, width}, 1);
+    const at::Tensor w = draw({out_channels, channels, 3, 3}, 2), bias = draw({out_channels}, 3);
+    const at::Tensor exact_x = x.to(at::kDouble).requires_grad_();
+    const at::Tensor exact_w = w.to(at::kDouble).requires_grad_();
+    const at::Tensor y = convolve(exact_x, exact_w, bias.to(at::kDouble), padding);
+    const at::Tensor g = draw(y.sizes(), 4);
+    const auto gradients = torch::autograd::grad({y}, {exact_x, exact_w}, {g.to(at::kDouble)});
+    BOOST_TEST(y.sizes() ==
+               at::IntArrayRef(curvature::detail::winograd_output_shape(x, w, padding)));
+    constexpr double kRounding = 1e-6;
+    BOOST_TEST(error(curvature::detail::winograd_convolution({{x, w}}, bias, padding), y.detach()) <
+               kRounding);
+    BOOST_TEST(error(curvature::detail::winograd_input_gradient(g, w, padding), gradients[0]) <
+               kRounding);
+    BOOST_TEST(error(curvature::detail::winograd_weight_gradient(g, x, padding), gradients[1]) <
+               kRounding);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(terms_are_added_up) {
+  const at::Tensor x = draw({3, 4, 6, 5}, 1), w = draw({7, 4, 3, 3}, 2);
+  const at::Tensor dx = draw({3, 4, 6, 5}, 3), dw = draw({7, 4, 3, 3}, 4);
+  const at::Tensor sum = curvature::detail::winograd_convolution({{x, dw}, {dx, w}}, {}, {1, 0});
+  const auto exact = [](const at::Tensor& a, const at::Tensor& b) {
+    return convolve(a.to(at::kDouble), b.to(at::kDouble), {}, {1, 0});
+  };
+  BOOST_TEST(error(sum, exact(x, dw) + exact(dx, w)) < 1e-6);
+}
+
+BOOST_AUTO_TEST_CASE(results_do_not_depend_on_threads) {
+  const at::Tensor x = draw({8, 64, 16, 16}, 1), w = draw({64, 64, 3, 3}, 2);
+  const auto all = [&] {
+    return std::vector<at::Tensor>{
+        curvature::detail::winograd_convolution({{x, w}}, std::nullopt, {1, 1}),
+        curvature::detail::winograd_input_gradient(x, w, {1, 1}),
+        curvature::detail::winograd_weight_gradient(x, x, {1, 1})};
+  };
+  const int before = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto with_one = all();
+  at::set_num_threads(2);
+  const auto with_two = all();
+  at::set_num_threads(before);
+  for (size_t i = 0; i < with_one.size(); ++i) {
+    BOOST_TEST(close(with_two[i], with_one[i], {1e-6, 0}));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(what_it_is_not_for_is_left_to_libtorch) {
+  const at::Tensor x = draw({8, 128, 16, 16}, 1), w = draw({128, 128, 3, 3}, 2);
+  const std::array<int64_t, 2> one = {1, 1}, two = {2, 2}, three = {3, 3};
+  const ConvolutionShape shape = {one, one, one, false, 1};
+  const auto is_for = [](const at::Tensor& a, const at::Tensor& b, const ConvolutionShape& how,
+                         const std::optional<at::Tensor>& bias = std::nullopt) {
+    return curvature::detail::is_for_winograd(a, b, bias, how);
+  };
+  BOOST_TEST(is_for(x, w, shape));
+  BOOST_TEST(is_for(x, w, shape, at::zeros({128})));
+  BOOST_TEST(!is_for(x, w, shape, at::zeros({127})));
+  BOOST_TEST(!is_for(x, w, {two, one, one, false, 1}));
+  BOOST_TEST(!is_for(x, w, {one, three, one, false, 1}));
+  BOOST_TEST(!is_for(x, w, {one, one, two, false, 1}));
+  BOOST_TEST(!is_for(x, w, {one, one, one, true, 1}));
+  BOOST_TEST(!is_for(x, w.narrow(1, 0, 64).contiguous(), {one, one, one, false, 2}));
+  BOOST_TEST(!is_for(x, draw({128, 128, 3, 1}, 2), shape));
+  BOOST_TEST(!is_for(x, draw({128, 128, 5, 5}, 2), shape));
+  BOOST_TEST(!is_for(x, draw({128, 127, 3, 3}, 2), shape));
+  BOOST_TEST(!is_for(x.narrow(1, 0, 32).contiguous(), draw({128, 32, 3, 3}, 2), shape));
+  BOOST_TEST(!is_for(x.to(at::kDouble), w.to(at::kDouble), shape));
+  BOOST_TEST(!is_for(x.to(at::kBFloat16), w.to(at::kBFloat16), shape));
+  BOOST_TEST(!is_for(x.contiguous(at::MemoryFormat::ChannelsLast), w, shape));
+  BOOST_TEST(!is_for(x.narrow(0, 0, 0), w, shape));
+  BOOST_TEST(!is_for(x.narrow(0, 0, 1), w, shape));          // few tiles
+  BOOST_TEST(!is_for(draw({512, 128, 3, 3}, 1), w, shape));  // mostly beyond the image
+  BOOST_TEST(!is_for(draw({512, 128, 2, 2}, 1), w, {one, {0, 0}, one, false, 1}));  // no output
+}
+
+BOOST_AUTO_TEST_CASE(derivatives_of_any_order_go_through_it_while_a_guard_lives) {
+  // First and second derivatives, scripted and traced models' way of calling a convolution.
+  const at::Tensor x = draw({8, 128, 16, 16}, 1), w = draw({128, 128, 3, 3}, 2) / 30;
+  const at::Tensor bias = draw({128}, 3);
+  const auto derivatives = [&](at::ScalarType dtype, bool traced) {
+    std::vector<at::Tensor> at = {x.to(dtype), w.to(dtype), bias.to(dtype)};
+    for (at::Tensor& tensor : at) tensor.requires_grad_();
+    const at::Tensor y = traced ? at::_convolution(at[0], at[1], at[2], {1, 1}, {1, 1}, {1, 1},
+                                                   false, {0, 0}, 1, false, false, false, false)
+                                : convolve(at[0], at[1], at[2], {1, 1});
+    auto all = torch::autograd::grad({y.tanh().sum()}, at, {}, true, /*create_graph=*/true);
+    for (const auto& second : torch::autograd::grad(all, at, {at[0].cos(), at[1], at[2]})) {
+      all.push_back(second);
+    }
+    all.push_back(y);
+    for (at::Tensor& tensor : all) tensor = tensor.detach();
+    return all;
+  };
+  const auto exact = derivatives(at::kDouble, false), by_libtorch = derivatives(at::kFloat, false);
+  const FastKernels fast;
+  for (const bool traced : {false, true}) {
+    const auto actual = derivatives(at::kFloat, traced);
+    for (size_t i = 0; i < actual.size(); ++i) {
+      BOOST_TEST(error(actual[i], exact[i]) < 2e-6);
+      const bool is_of_bias = i == 2;  // a sum on both sides, of numbers that differ
+      if (!is_of_bias) BOOST_TEST(!actual[i].equal(by_libtorch[i]));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(what_does_not_fit_together_is_refused_as_without_it) {
+  const at::Tensor x = draw({8, 128, 16, 16}, 1), w = draw({128, 128, 3, 3}, 2);
+  const FastKernels fast;
+  BOOST_CHECK_THROW(convolve(x, w, at::zeros({127}), {1, 1}), c10::Error);
+  BOOST_CHECK_THROW(convolve(x, draw({128, 127, 3, 3}, 2), {}, {1, 1}), c10::Error);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
