@@ -44,8 +44,8 @@ class TileGrid {
   [[nodiscard]] bool pays() const;
 
  private:
-  /// So few that 16 matrices of tiles stay in a core's second cache, but not fewer than there are
-  /// channels, which would spend the time on fetching the filters. Measured with 64 to 512.
+  /// So few that 16 matrices of tiles take a megabyte, and stay near the core, but not fewer than
+  /// there are channels, which would spend the time on fetching filters. Measured with 64 to 512.
   [[nodiscard]] int64_t tiles_at_once() const;
   [[nodiscard]] int64_t images_at_once() const;
   [[nodiscard]] int64_t rows_at_once() const;

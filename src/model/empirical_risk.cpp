@@ -15,6 +15,7 @@
 #include <curvature/model/empirical_risk.hpp>
 
 #include "core/check.hpp"
+#include "core/fast_kernels.hpp"
 #include "core/finite.hpp"
 #include "model/determinism.hpp"
 
@@ -239,6 +240,7 @@ double sum_over_workers(double loss, const EmpiricalRisk& risk) {
 }  // namespace
 
 double EmpiricalRisk::loss(const Observer& observer) const {
+  const detail::FastKernels fast;
   const at::NoGradGuard no_grad;
   const int64_t num_batches = data().num_batches();
   double total = 0;
@@ -255,6 +257,7 @@ TensorList EmpiricalRisk::gradient(const Observer& observer) const {
 }
 
 LossAndGradient EmpiricalRisk::loss_and_gradient(const Observer& observer) const {
+  const detail::FastKernels fast;
   const c10::InferenceMode no_inference(false);
   const int64_t num_batches = data().num_batches();
   double loss = 0;
