@@ -188,4 +188,39 @@ BOOST_AUTO_TEST_CASE(other_data_give_the_risk_made_of_them) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(fast_kernels_leave_loss_gradient_and_products_what_they_are) {
+  // Large enough that convolutions go by tiles and the last product through oneDNN.
+  const auto convolution = [](int64_t in, int64_t out) {
+    return torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, 3).padding(1));
+  };
+  torch::manual_seed(1);
+  torch::nn::Sequential net(convolution(128, 128), torch::nn::Tanh(), convolution(128, 160),
+                            torch::nn::Tanh(), torch::nn::Flatten(),
+                            torch::nn::Linear(160 * 8 * 9, 100));
+  const at::Tensor inputs = at::randn({100, 128, 8, 9}), targets = at::randn({100, 100});
+  const auto risk_in = [&](at::ScalarType dtype) {
+    net->to(dtype);
+    return EmpiricalRisk(Model::from_module(net), mean_squared_error(),
+                         tensor_dataset({inputs.to(dtype)}, targets.to(dtype), 60));
+  };
+  struct Results {
+    double loss;
+    TensorList gradient;
+    at::Tensor hessian_product, ggn_product;
+  };
+  const auto results_in = [&](at::ScalarType dtype) {
+    const EmpiricalRisk risk = risk_in(dtype);
+    const at::Tensor v = at::arange(risk.space().size(), at::kDouble).cos().to(dtype);
+    return Results{risk.loss(), risk.gradient(), hessian(risk)->apply(v), ggn(risk)->apply(v)};
+  };
+  const Results exact = results_in(at::kDouble), actual = results_in(at::kFloat);
+  constexpr double kRounding = 1e-5;
+  BOOST_TEST(actual.loss == exact.loss, boost::test_tools::tolerance(kRounding));
+  for (size_t i = 0; i < exact.gradient.size(); ++i) {
+    BOOST_TEST(close(actual.gradient[i].to(at::kDouble), exact.gradient[i], {kRounding, 0}));
+  }
+  BOOST_TEST(close(actual.hessian_product.to(at::kDouble), exact.hessian_product, {kRounding, 0}));
+  BOOST_TEST(close(actual.ggn_product.to(at::kDouble), exact.ggn_product, {kRounding, 0}));
+}
+
 BOOST_AUTO_TEST_SUITE_END()
