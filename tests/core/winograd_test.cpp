@@ -99,7 +99,7 @@ BOOST_AUTO_TEST_CASE(results_do_not_depend_on_threads) {
 }
 
 BOOST_AUTO_TEST_CASE(what_it_is_not_for_is_left_to_libtorch) {
-  const at::Tensor x = draw({8, 128, 16, 16}, 1), w = draw({128, 128, 3, 3}, 2);
+  const at::Tensor x = draw({8, 256, 8, 8}, 1), w = draw({256, 256, 3, 3}, 2);
   const std::array<int64_t, 2> one = {1, 1}, two = {2, 2}, three = {3, 3};
   const ConvolutionShape shape = {one, one, one, false, 1};
   const auto is_for = [](const at::Tensor& a, const at::Tensor& b, const ConvolutionShape& how,
@@ -107,30 +107,30 @@ BOOST_AUTO_TEST_CASE(what_it_is_not_for_is_left_to_libtorch) {
     return curvature::detail::is_for_winograd(a, b, bias, how);
   };
   BOOST_TEST(is_for(x, w, shape));
-  BOOST_TEST(is_for(x, w, shape, at::zeros({128})));
-  BOOST_TEST(!is_for(x, w, shape, at::zeros({127})));
+  BOOST_TEST(is_for(x, w, shape, at::zeros({256})));
+  BOOST_TEST(!is_for(x, w, shape, at::zeros({255})));
   BOOST_TEST(!is_for(x, w, {two, one, one, false, 1}));
   BOOST_TEST(!is_for(x, w, {one, three, one, false, 1}));
   BOOST_TEST(!is_for(x, w, {one, one, two, false, 1}));
   BOOST_TEST(!is_for(x, w, {one, one, one, true, 1}));
-  BOOST_TEST(!is_for(x, w.narrow(1, 0, 64).contiguous(), {one, one, one, false, 2}));
-  BOOST_TEST(!is_for(x, draw({128, 128, 3, 1}, 2), shape));
-  BOOST_TEST(!is_for(x, draw({128, 128, 5, 5}, 2), shape));
-  BOOST_TEST(!is_for(x, draw({128, 127, 3, 3}, 2), shape));
-  BOOST_TEST(!is_for(x.narrow(1, 0, 32).contiguous(), draw({128, 32, 3, 3}, 2), shape));
+  BOOST_TEST(!is_for(x, w.narrow(1, 0, 128).contiguous(), {one, one, one, false, 2}));
+  BOOST_TEST(!is_for(x, draw({256, 256, 3, 1}, 2), shape));
+  BOOST_TEST(!is_for(x, draw({256, 256, 5, 5}, 2), shape));
+  BOOST_TEST(!is_for(x, draw({256, 255, 3, 3}, 2), shape));
+  BOOST_TEST(!is_for(x.narrow(1, 0, 32).contiguous(), draw({256, 32, 3, 3}, 2), shape));
   BOOST_TEST(!is_for(x.to(at::kDouble), w.to(at::kDouble), shape));
   BOOST_TEST(!is_for(x.to(at::kBFloat16), w.to(at::kBFloat16), shape));
   BOOST_TEST(!is_for(x.contiguous(at::MemoryFormat::ChannelsLast), w, shape));
   BOOST_TEST(!is_for(x.narrow(0, 0, 0), w, shape));
   BOOST_TEST(!is_for(x.narrow(0, 0, 1), w, shape));          // few tiles
-  BOOST_TEST(!is_for(draw({512, 128, 3, 3}, 1), w, shape));  // mostly beyond the image
-  BOOST_TEST(!is_for(draw({512, 128, 2, 2}, 1), w, {one, {0, 0}, one, false, 1}));  // no output
+  BOOST_TEST(!is_for(draw({512, 256, 1, 3}, 1), w, shape));  // mostly beyond the image
+  BOOST_TEST(!is_for(draw({512, 256, 2, 2}, 1), w, {one, {0, 0}, one, false, 1}));  // no output
 }
 
 BOOST_AUTO_TEST_CASE(derivatives_of_any_order_go_through_it_while_a_guard_lives) {
   // First and second derivatives, scripted and traced models' way of calling a convolution.
-  const at::Tensor x = draw({8, 128, 16, 16}, 1), w = draw({128, 128, 3, 3}, 2) / 30;
-  const at::Tensor bias = draw({128}, 3);
+  const at::Tensor x = draw({8, 256, 8, 8}, 1), w = draw({256, 256, 3, 3}, 2) / 30;
+  const at::Tensor bias = draw({256}, 3);
   const auto derivatives = [&](at::ScalarType dtype, bool traced) {
     std::vector<at::Tensor> at = {x.to(dtype), w.to(dtype), bias.to(dtype)};
     for (at::Tensor& tensor : at) tensor.requires_grad_();
@@ -158,10 +158,10 @@ BOOST_AUTO_TEST_CASE(derivatives_of_any_order_go_through_it_while_a_guard_lives)
 }
 
 BOOST_AUTO_TEST_CASE(what_does_not_fit_together_is_refused_as_without_it) {
-  const at::Tensor x = draw({8, 128, 16, 16}, 1), w = draw({128, 128, 3, 3}, 2);
+  const at::Tensor x = draw({8, 256, 8, 8}, 1), w = draw({256, 256, 3, 3}, 2);
   const FastKernels fast;
-  BOOST_CHECK_THROW(convolve(x, w, at::zeros({127}), {1, 1}), c10::Error);
-  BOOST_CHECK_THROW(convolve(x, draw({128, 127, 3, 3}, 2), {}, {1, 1}), c10::Error);
+  BOOST_CHECK_THROW(convolve(x, w, at::zeros({255}), {1, 1}), c10::Error);
+  BOOST_CHECK_THROW(convolve(x, draw({256, 255, 3, 3}, 2), {}, {1, 1}), c10::Error);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

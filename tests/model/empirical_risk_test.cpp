@@ -194,10 +194,10 @@ BOOST_AUTO_TEST_CASE(fast_kernels_leave_loss_gradient_and_products_what_they_are
     return torch::nn::Conv2d(torch::nn::Conv2dOptions(in, out, 3).padding(1));
   };
   torch::manual_seed(1);
-  torch::nn::Sequential net(convolution(128, 128), torch::nn::Tanh(), convolution(128, 160),
+  torch::nn::Sequential net(convolution(192, 192), torch::nn::Tanh(), convolution(192, 256),
                             torch::nn::Tanh(), torch::nn::Flatten(),
-                            torch::nn::Linear(160 * 8 * 9, 100));
-  const at::Tensor inputs = at::randn({100, 128, 8, 9}), targets = at::randn({100, 100});
+                            torch::nn::Linear(256 * 8 * 9, 100));
+  const at::Tensor inputs = at::randn({100, 192, 8, 9}), targets = at::randn({100, 100});
   const auto risk_in = [&](at::ScalarType dtype) {
     net->to(dtype);
     return EmpiricalRisk(Model::from_module(net), mean_squared_error(),
