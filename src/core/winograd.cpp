@@ -25,7 +25,7 @@ at::Tensor filter_transform(const at::TensorOptions& options) {
 }
 
 /// G w G^T `[O, C]` place by place.
-Matrices filters(const at::Tensor& weight, const at::Tensor& transform) {
+Matrices transformed(const at::Tensor& weight, const at::Tensor& transform) {
   const at::Tensor all = transform.mm(weight.reshape({-1, 9}).t());
   Matrices matrices;
   for (int64_t place = 0; place < kPlaces; ++place) {
@@ -34,8 +34,8 @@ Matrices filters(const at::Tensor& weight, const at::Tensor& transform) {
   return matrices;
 }
 
-/// `[channels, tiles]` place by place, filled by `fill`. Places begin an odd number of cache lines
-/// apart, since what is written for one tile would otherwise meet in one set of the cache.
+/// `[channels, tiles]` place by place. Places begin an odd number of cache lines apart, since what
+/// is written for one tile would otherwise meet in one set of the cache.
 class TileMatrices {
  public:
   TileMatrices(int64_t channels, int64_t most_tiles, const at::TensorOptions& options)
@@ -133,7 +133,7 @@ at::Tensor winograd_convolution(const std::vector<ConvolutionTerm>& terms,
   std::vector<Matrices> matrices;
   for (const auto& [input, weight] : terms) {
     inputs.push_back(input);
-    matrices.push_back(filters(weight, transform));
+    matrices.push_back(transformed(weight, transform));
   }
   return convolve(inputs, matrices, bias, padding);
 }
@@ -142,7 +142,7 @@ at::Tensor winograd_input_gradient(const at::Tensor& output_gradient, const at::
                                    at::IntArrayRef padding) {
   const at::NoGradGuard no_grad;
   // A convolution with the kernels turned around, from outputs to inputs.
-  Matrices turned = filters(weight, filter_transform(weight.options()).flip(1));
+  Matrices turned = transformed(weight, filter_transform(weight.options()).flip(1));
   for (at::Tensor& matrix : turned) matrix = matrix.t();
   return convolve({output_gradient}, {turned}, std::nullopt,
                   {2 - padding.front(), 2 - padding.back()});

@@ -49,8 +49,8 @@ struct PixelRow {
     const int64_t end = std::clamp((width - x + 1) / 2, begin, num_columns);
     std::fill_n(gathered, begin * num_images, 0.0F);
     for (int64_t image = 0; image < num_images; ++image) {
-      const float* const row = pixels + image * apart + x;
-      for (int64_t j = begin; j < end; ++j) gathered[j * num_images + image] = row[2 * j];
+      const float* const row = pixels + image * apart;
+      for (int64_t j = begin; j < end; ++j) gathered[j * num_images + image] = row[x + 2 * j];
     }
     std::fill(gathered + end * num_images, gathered + num_columns * num_images, 0.0F);
   }
