@@ -16,15 +16,17 @@
 namespace curvature::detail {
 namespace {
 
+/// Whether `FastKernels` lives and a convolution goes by tiles.
 bool is_ours(const at::Tensor& input, const at::Tensor& weight,
              const std::optional<at::Tensor>& bias, c10::SymIntArrayRef stride,
              c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation, bool transposed,
              const c10::SymInt& groups) {
+  if (!FastKernels::on()) return false;
   const auto strides = c10::asIntArrayRefSlowOpt(stride);
   const auto paddings = c10::asIntArrayRefSlowOpt(padding);
   const auto dilations = c10::asIntArrayRefSlowOpt(dilation);
   const auto count = groups.maybe_as_int();
-  return FastKernels::on() && strides && paddings && dilations && count &&
+  return strides && paddings && dilations && count &&
          is_for_winograd(input, weight, bias,
                          {*strides, *paddings, *dilations, transposed, *count});
 }

@@ -46,8 +46,8 @@ at::Tensor addmm_kernel(c10::DispatchKeySet keys, const at::Tensor& input, const
 at::Tensor bmm_kernel(c10::DispatchKeySet keys, const at::Tensor& a, const at::Tensor& b);
 
 /// Convolutions (where `convolution` ends, and traced models begin) and their gradients, also below
-/// autograd: by tiles where that is faster
-/// (`winograd.hpp`), zeros for gradients of zeros, LibTorch's otherwise.
+/// autograd: by tiles where that is faster (`winograd.hpp`), zeros for gradients of zeros,
+/// LibTorch's otherwise.
 at::Tensor convolution_kernel(c10::DispatchKeySet keys, const at::Tensor& input,
                               const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                               c10::SymIntArrayRef stride, c10::SymIntArrayRef padding,
