@@ -108,7 +108,8 @@ at::Tensor padded_product(const at::Tensor& a, const at::Tensor& b) {
 void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta) {
   const at::NoGradGuard no_grad;
   if (is_for_one_dnn(a, b) || is_slow_to_add_to(sum)) {
-    at::add_out(sum, matrix_product(a, b), sum, beta);
+    const at::Tensor product = matrix_product(a, b);
+    beta == 0 ? sum.copy_(product) : at::add_out(sum, product, sum, beta);
   } else {
     sum.addmm_(a, b, beta);
   }

@@ -15,7 +15,7 @@ at::Tensor matrix_product(const at::Tensor& a, const at::Tensor& b);
 /// The same, possibly with gaps between rows, which then begin whole vectors apart: where n is no
 /// multiple of one, MKL without AVX-512 makes such a product in half to two thirds of the time.
 at::Tensor padded_product(const at::Tensor& a, const at::Tensor& b);
-/// sum <- beta sum + a b.
+/// sum <- beta sum + a b; a beta of 0 does not read the sum.
 void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& b, double beta = 1);
 
 /// The lower triangle `[n, n]`, which is what LAPACK reads, of a product that is known to be

@@ -10,10 +10,8 @@
 /// The transforms of `winograd.hpp` between images and tiles.
 namespace curvature::detail {
 
-constexpr int64_t kPlaces = 16;  ///< in a tile of 4 x 4, row by row
-
-/// `[channels, tiles]` for each place.
-using TilePointers = std::array<float*, kPlaces>;
+/// `[channels, tiles]` for each place of a tile of (m + 2) x (m + 2), row by row.
+using TilePointers = std::vector<float*>;
 
 class TileGrid;
 
@@ -26,25 +24,32 @@ struct TileBlock {
 };
 
 /// How outputs of a convolution of `input` `[N, C, H, W]` with kernels of 3 x 3 are covered by
-/// tiles of 2 x 2.
+/// tiles of m x m, where m is 2 or 4: what costs less, or else 2, which rounds less.
 class TileGrid {
  public:
   TileGrid(at::IntArrayRef input, int64_t out_channels, at::IntArrayRef padding);
 
   [[nodiscard]] int64_t height() const { return height_; }
   [[nodiscard]] int64_t width() const { return width_; }
-  [[nodiscard]] int64_t rows() const { return (height_ + 1) / 2; }
-  [[nodiscard]] int64_t columns() const { return (width_ + 1) / 2; }
+  [[nodiscard]] int64_t side() const { return side_; }  ///< m
+  [[nodiscard]] int64_t places() const { return (side_ + 2) * (side_ + 2); }
+  [[nodiscard]] int64_t rows() const { return (height_ + side_ - 1) / side_; }
+  [[nodiscard]] int64_t columns() const { return (width_ + side_ - 1) / side_; }
   [[nodiscard]] at::IntArrayRef padding() const { return padding_; }
 
   [[nodiscard]] std::vector<TileBlock> blocks() const;
   [[nodiscard]] int64_t most_tiles() const;  ///< in one of the blocks
-  /// Whether there are so many tiles, and so few of their outputs beyond the image, that products
-  /// of matrices are faster than a convolution.
+  /// Whether there are so many channels and tiles, and so few outputs beyond the image, that this
+  /// is faster than oneDNN's convolution, which has 9 multiplications for each output.
   [[nodiscard]] bool pays() const;
 
  private:
-  /// So few that 16 matrices of tiles take a megabyte, and stay near the core, but not fewer than
+  /// Multiplications of an image for each pair of channels, and what transforms of images and of
+  /// filters take in such. Fitted to times with 32 to 512 channels and 1 to 128 images of 2 x 2 to
+  /// 112 x 112, on a processor with AVX-512, where `pays` refuses what is slower by more than a
+  /// tenth.
+  [[nodiscard]] double cost() const;
+  /// So few that the matrices of tiles take a megabyte, and stay near the core, but not fewer than
   /// there are channels, which would spend the time on fetching filters. Measured with 64 to 512.
   [[nodiscard]] int64_t tiles_at_once() const;
   [[nodiscard]] int64_t images_at_once() const;
@@ -52,12 +57,15 @@ class TileGrid {
 
   int64_t num_images_, in_channels_, out_channels_, height_, width_;
   std::array<int64_t, 2> padding_;
+  int64_t side_ = 2;
 };
 
+/// G x G `[(m + 2)^2, 9]`, double: from a kernel, row by row, to the factors of its tiles.
+at::Tensor filter_transform(const TileGrid& grid);
 /// B^T x B for the tiles of a block: inputs `[N, C, H, W]` to matrices `[C, tiles]`.
 void transform_inputs(const at::Tensor& inputs, const TileGrid& grid, const TileBlock& block,
                       const TilePointers& tiles);
-/// A^T m A + bias: matrices `[O, tiles]` to the block's part of outputs `[N, O, height, width]`.
+/// A^T M A + bias: matrices `[O, tiles]` to the block's part of outputs `[N, O, height, width]`.
 void transform_outputs(const TilePointers& tiles, const TileGrid& grid, const TileBlock& block,
                        const std::optional<at::Tensor>& bias, const at::Tensor& outputs);
 /// A g A^T, the adjoint: gradients `[N, O, height, width]` to matrices `[O, tiles]`.
