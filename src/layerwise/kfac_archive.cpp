@@ -55,11 +55,11 @@ Archive KfacStatistics::save() const {
     const std::map<std::string, at::Tensor> tensors = {{"input_factor", sums.factors.a},
                                                        {"output_factor", sums.factors.b},
                                                        {"input_basis", sums.basis.a},
-                                                       {"output_basis", sums.basis.b},
-                                                       {"squares", sums.squares}};
+                                                       {"output_basis", sums.basis.b}};
     for (const auto& [name, tensor] : tensors) {
       if (tensor.defined()) archive.tensors[fmt::format("{}.{}", i, name)] = tensor.clone();
     }
+    if (has_basis_) archive.tensors[fmt::format("{}.squares", i)] = squares_of(i);
   }
   KfacStatistics copy = *this;  // shares the tensors
   for (const auto& [name, number] : copy.numbers()) {

@@ -187,6 +187,7 @@ void KfacStatistics::add_squares(const LayerPass& pass, const TensorList& backwa
     if (!pass.uses(i)) continue;
     const at::Tensor g = pass.gradients(i, backward);
     BlockSums& sums = sums_[i];
+    if (!sums.squares.defined()) sums.squares = squares_of(i);
     if (plan_.blocks[i].one_hot) {
       add_squared_gradients_of_one_hot(g.matmul(sums.basis.b), pass.indices(i), sums.squares);
     } else {
@@ -194,6 +195,13 @@ void KfacStatistics::add_squares(const LayerPass& pass, const TensorList& backwa
       add_squared_gradients(g, pass.inputs(i), sums.basis.b, sums.basis.a, sums.squares);
     }
   }
+}
+
+at::Tensor KfacStatistics::squares_of(size_t block) const {
+  const LayerBlock& shape = plan_.blocks[block];
+  const at::Tensor& squares = sums_[block].squares;
+  return squares.defined() ? squares.clone()
+                           : at::zeros({shape.rows, shape.columns()}, tensor_options());
 }
 
 KfacStatistics KfacStatistics::clone() const {
@@ -213,7 +221,7 @@ void KfacStatistics::decay(double factor, Targets targets) {
       sums.factors.b.mul_(factor);
       sums.input_count *= factor;
     }
-    if (targets.squares) sums.squares.mul_(factor);
+    if (targets.squares && sums.squares.defined()) sums.squares.mul_(factor);
   }
   if (targets.factors) factor_weight_ *= factor;
   if (targets.squares) square_weight_ *= factor;
@@ -247,6 +255,7 @@ void KfacStatistics::forget_squares() {
 
 void KfacStatistics::refresh_basis() {
   const at::NoGradGuard no_grad;
+  forget_squares();  // and an earlier basis, which takes as much memory as the new one
   const std::vector<int64_t> ranks = rank_bounds();
   EigenvectorCache eigenvectors;
   std::vector<std::pair<Eigenvectors, Eigenvectors>> bases;
@@ -263,15 +272,12 @@ void KfacStatistics::refresh_basis() {
                                                      fmt::format("output factor of '{}'", layer)));
   }
   for (size_t i = 0; i < bases.size(); ++i) {
-    const LayerBlock& block = plan_.blocks[i];
     const auto& [a, b] = bases[i];
     sums_[i].basis = {a.vectors, b.vectors};
     sums_[i].null_inputs = a.num_null;
     sums_[i].null_outputs = b.num_null;
-    sums_[i].squares = at::zeros({block.rows, block.columns()}, tensor_options());
   }
   has_basis_ = true;
-  square_weight_ = 0;
 }
 
 std::vector<int64_t> KfacStatistics::rank_bounds() const {
@@ -330,7 +336,7 @@ std::vector<FactorPair> KfacStatistics::bases() const {
 TensorList KfacStatistics::eigenvalues() const {
   const at::NoGradGuard no_grad;
   TensorList values;
-  for (const BlockSums& sums : sums_) values.push_back(sums.squares.clone());
+  for (size_t i = 0; i < sums_.size(); ++i) values.push_back(squares_of(i));
   values.push_back(at::full({1}, square_weight_, at::kDouble));
   risk_.reducer().sum(values);
   const double part = values.back().item<double>() / risk_.total_weight();

@@ -25,7 +25,7 @@ struct BlockSums {
   FactorPair basis;         ///< eigenvectors of the factors at some time; or undefined
   double null_inputs = 0;   ///< first vectors of `basis.a` along which A had no eigenvalue but 0
   double null_outputs = 0;  ///< the same for `basis.b`
-  at::Tensor squares = {};  ///< of examples' gradients along the basis `[rows, columns]`
+  at::Tensor squares = {};  ///< of gradients along the basis `[rows, columns]`; or none yet
 };
 
 /// What K-FAC and EK-FAC collect over the layers of a plan.
@@ -72,6 +72,8 @@ class KfacStatistics {
   /// Returns how many vectors there were.
   double add_output_moment(const at::Tensor& gradients, at::Tensor& sum) const;
   void add_squares(const LayerPass& pass, const TensorList& backward);
+  /// A copy of a block's squares, of which there is a basis.
+  at::Tensor squares_of(size_t block) const;
   void forget_squares();
   /// The factors of a block from its sums over this worker's data, whose memory they take.
   FactorPair factors_from(size_t block, FactorPair sums) const;

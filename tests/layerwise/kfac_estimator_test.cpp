@@ -144,6 +144,19 @@ BOOST_AUTO_TEST_CASE(bounds_on_ranks_are_saved) {
   BOOST_TEST(num_zeros(resumed) == num_zeros(whole));
 }
 
+BOOST_AUTO_TEST_CASE(a_basis_without_eigenvalues_yet_is_saved) {
+  const Setting setting;
+  const EmpiricalRisk risk = setting.risk();
+  KfacEstimator estimator = seen(risk, {0, 1, 2}), resumed(risk);
+  estimator.refresh_basis();
+  resumed.load(estimator.save());
+  for (KfacEstimator* each : {&estimator, &resumed}) {
+    BOOST_CHECK_THROW(each->ekfac(), OptionError);
+    for (const int64_t batch : {0, 1, 2}) each->correct(risk.on(batch));
+  }
+  BOOST_TEST(at::equal(materialize(*resumed.ekfac()), materialize(*estimator.ekfac())));
+}
+
 BOOST_AUTO_TEST_CASE(the_order_of_batches_plays_no_role) {
   const Setting setting;
   const EmpiricalRisk risk = setting.risk();
@@ -344,13 +357,16 @@ BOOST_AUTO_TEST_CASE(a_factor_without_eigenvectors_names_its_layer) {
   const Setting setting;
   const EmpiricalRisk risk = setting.risk();
   KfacEstimator estimator = seen(risk, {0});
+  estimator.refresh_basis();
   Archive archive = estimator.save();
   archive.tensors["1.input_factor"].fill_(std::numeric_limits<double>::quiet_NaN());
   estimator.load(archive);
   const auto names_it = [](const NumericalError& error) {
     return std::string(error.what()).find("2.weight") != std::string::npos;
   };
+  BOOST_CHECK_NO_THROW(estimator.correct(risk.on(0)));
   BOOST_CHECK_EXCEPTION(estimator.refresh_basis(), NumericalError, names_it);
+  BOOST_CHECK_THROW(estimator.correct(risk.on(0)), OptionError);  // the earlier basis is gone
   BOOST_CHECK_EXCEPTION(estimator.kfac()->inverse(), NumericalError, names_it);
 }
 

@@ -40,9 +40,9 @@ class KfacEstimator {
   void correct(const BatchRisk& batch);
   /// The same for all batches of `examples` as one.
   void correct(const EmpiricalRisk& examples, int64_t offset = 0);
-  /// Takes the eigenvectors of the factors as they are now for a basis. Eigenvalues along an
-  /// earlier one are forgotten. @throws OptionError before the first update; NumericalError that
-  /// names the layer whose factor has none
+  /// Takes the eigenvectors of the factors as they are now for a basis. An earlier one and the
+  /// eigenvalues along it are forgotten, also if this throws. @throws OptionError before the first
+  /// update; NumericalError that names the layer whose factor has none
   void refresh_basis();
   /// Adds what another estimator of the same layers and options has seen; its basis is ignored,
   /// and so are eigenvalues of both. @throws OptionError if they differ
