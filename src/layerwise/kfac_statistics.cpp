@@ -43,10 +43,10 @@ struct Eigenvectors {
 /// memory: what differs by more than rounding has another one.
 class EigenvectorCache {
  public:
-  Eigenvectors of(const at::Tensor& matrix, int64_t max_rank, const std::string& who) {
+  Eigenvectors of(at::Tensor matrix, int64_t max_rank, const std::string& who) {
     const auto [entry, is_new] = known_.try_emplace({matrix.size(0), hash(matrix)});
     if (is_new) {
-      const auto [values, vectors] = semidefinite_eigen(matrix, max_rank, who);
+      const auto [values, vectors] = semidefinite_eigen(std::move(matrix), max_rank, who);
       entry->second = {vectors, static_cast<double>(values.eq(0).sum().item<int64_t>())};
     }
     return entry->second;
@@ -263,12 +263,13 @@ void KfacStatistics::refresh_basis() {
     const LayerBlock& block = plan_.blocks[i];
     const std::string layer = layer_name(risk_.space(), block);
     const FactorPair& sums = sums_[i].factors;
-    const FactorPair factors = factors_from(i, {sums.a.clone(), sums.b.clone()});
+    FactorPair factors = factors_from(i, {sums.a.clone(), sums.b.clone()});
     Eigenvectors a = {};
     if (!block.one_hot) {
-      a = eigenvectors.of(factors.a, ranks[2 * i], fmt::format("input factor of '{}'", layer));
+      a = eigenvectors.of(std::move(factors.a), ranks[2 * i],
+                          fmt::format("input factor of '{}'", layer));
     }
-    bases.emplace_back(std::move(a), eigenvectors.of(factors.b, ranks[2 * i + 1],
+    bases.emplace_back(std::move(a), eigenvectors.of(std::move(factors.b), ranks[2 * i + 1],
                                                      fmt::format("output factor of '{}'", layer)));
   }
   for (size_t i = 0; i < bases.size(); ++i) {

@@ -72,17 +72,13 @@ std::optional<at::Tensor> definite_inverse_by_blocks(const at::Tensor& matrix, i
 }
 
 std::optional<at::Tensor> definite_inverse(const at::Tensor& matrix) {
-  // Measured: larger blocks leave more to LAPACK, with smaller ones products run more slowly. The
-  // gain comes from fast products: by oneDNN with AVX-512 from the first number of rows on, by
-  // whatever is there in float32 from the second, in float64 nowhere.
-  constexpr int64_t kSmallest = 384, kSmallestOtherwise = 448;
-  constexpr int64_t kSmallestBlock = 96, kLargestBlock = 192, kBlocks = 24;
+  // Measured on AMD's processors with and without AVX-512: larger blocks leave more to LAPACK, with
+  // smaller ones products run more slowly. In float64 nothing is gained.
+  constexpr int64_t kSmallest = 256, kLarge = 1024;
   const int64_t n = matrix.size(0);
-  const int64_t block = std::clamp(n / kBlocks, kSmallestBlock, kLargestBlock);
-  const bool is_large_float32 =
-      n >= kSmallestOtherwise && matrix.is_cpu() && matrix.scalar_type() == at::kFloat;
-  if (is_large_float32 || (n >= kSmallest && is_for_one_dnn(matrix, matrix.narrow(1, 0, block)))) {
-    return definite_inverse_by_blocks(matrix, block);
+  if (n >= kSmallest && matrix.is_cpu() && matrix.scalar_type() == at::kFloat) {
+    return definite_inverse_by_blocks(matrix,
+                                      n < kLarge ? 64 : std::clamp<int64_t>(n / 24, 96, 192));
   }
   const auto [factor, failure] = at::linalg_cholesky_ex(matrix);
   if (failure.item<int64_t>() != 0) return std::nullopt;

@@ -134,12 +134,14 @@ SymmetricEigen semidefinite_eigen_in_range(const at::Tensor& matrix, int64_t max
   return eigen_of(*in_range(matrix, max_rank, matrix.size(0)), who);
 }
 
-SymmetricEigen semidefinite_eigen(const at::Tensor& matrix, int64_t max_rank,
-                                  const std::string& who) {
+SymmetricEigen semidefinite_eigen(at::Tensor matrix, int64_t max_rank, const std::string& who) {
   const int64_t n = matrix.size(0), most = most_columns(n);
   if (most > 0 && max_rank < n) {
     check_finite(matrix, who);
-    if (const auto found = in_range(matrix, max_rank, most)) return eigen_of(*found, who);
+    if (const auto found = in_range(matrix, max_rank, most)) {
+      matrix.reset();  // as large as the basis, and as the eigenvectors
+      return eigen_of(*found, who);
+    }
   }
   SymmetricEigen eigen = symmetric_eigen(matrix, who);
   eigen.values.clamp_min_(0);
