@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <type_traits>
-#include <utility>
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/kron.h>
@@ -109,7 +108,7 @@ C10_ALWAYS_INLINE std::array<float*, count> places(F at) {
 template <size_t n, size_t k, class F>
 C10_ALWAYS_INLINE void combine_rows(const std::array<float*, n>& from,
                                     const std::array<float*, k>& to, int64_t length, F combine) {
-#pragma GCC ivdep  // rows do not overlap, or are the same
+#pragma GCC ivdep  // what is written does not overlap what is read
   for (int64_t i = 0; i < length; ++i) {
     Numbers<n> numbers;
     for (size_t j = 0; j < n; ++j) numbers[j] = from[j][i];
