@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
@@ -97,6 +98,9 @@ bool is_for_winograd(const at::Tensor& input, const at::Tensor& weight,
     return is_plain(x, 1) && x.size(0) == weight.size(0);
   };
   const auto is_one = [](int64_t value) { return value == 1; };
+  // Transforms are not divided among threads, and products of tiles are too small to be, where
+  // oneDNN divides a convolution by images.
+  if (at::get_num_threads() > 1) return false;
   return !shape.transposed && shape.groups == 1 && is_plain(input, 4) && is_plain(weight, 4) &&
          (!bias || !bias->defined() || is_bias(*bias)) && weight.size(2) == 3 &&
          weight.size(3) == 3 && input.size(1) == weight.size(1) && all(shape.stride, is_one) &&

@@ -27,7 +27,7 @@ struct ConvolutionShape {
 
 /// Whether the functions below take a convolution of `input` `[N, C, H, W]` with `weight`
 /// `[O, C, 3, 3]` and `bias` `[O]`, and are faster than oneDNN: contiguous float32 on a CPU with
-/// many channels and tiles (`TileGrid::pays`). For what does not fit together: no.
+/// many channels and tiles (`TileGrid::pays`), and one thread. For what does not fit together: no.
 bool is_for_winograd(const at::Tensor& input, const at::Tensor& weight,
                      const std::optional<at::Tensor>& bias, const ConvolutionShape& shape);
 

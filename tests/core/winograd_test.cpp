@@ -138,6 +138,9 @@ BOOST_AUTO_TEST_CASE(what_it_is_not_for_is_left_to_libtorch) {
   BOOST_TEST(!is_for(x.narrow(0, 0, 1), w, shape));          // few tiles
   BOOST_TEST(!is_for(draw({512, 256, 1, 3}, 1), w, shape));  // mostly beyond the image
   BOOST_TEST(!is_for(draw({512, 256, 2, 2}, 1), w, {one, {0, 0}, one, false, 1}));  // no output
+  at::set_num_threads(2);
+  BOOST_TEST(!is_for(x, w, shape));
+  at::set_num_threads(1);
 }
 
 BOOST_AUTO_TEST_CASE(first_and_second_derivatives_go_through_it_while_a_guard_lives) {
