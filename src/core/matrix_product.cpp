@@ -109,7 +109,11 @@ void add_matrix_product(at::Tensor& sum, const at::Tensor& a, const at::Tensor& 
   const at::NoGradGuard no_grad;
   if (is_for_one_dnn(a, b) || is_slow_to_add_to(sum)) {
     const at::Tensor product = matrix_product(a, b);
-    beta == 0 ? sum.copy_(product) : at::add_out(sum, product, sum, beta);
+    if (beta == 0) {
+      sum.copy_(product);
+    } else {
+      at::add_out(sum, product, sum, beta);
+    }
   } else {
     sum.addmm_(a, b, beta);
   }

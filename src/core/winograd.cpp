@@ -86,6 +86,9 @@ at::Tensor convolve(const std::vector<at::Tensor>& inputs, const std::vector<Mat
 
 bool is_for_winograd(const at::Tensor& input, const at::Tensor& weight,
                      const std::optional<at::Tensor>& bias, const ConvolutionShape& shape) {
+  // Transforms are not divided among threads, and products of tiles are too small to be, where
+  // oneDNN divides a convolution by images.
+  if (at::get_num_threads() > 1) return false;
   const auto all = [](at::IntArrayRef values, auto holds) {
     return (values.size() == 1 || values.size() == 2) &&
            std::all_of(values.begin(), values.end(), holds);
@@ -98,9 +101,6 @@ bool is_for_winograd(const at::Tensor& input, const at::Tensor& weight,
     return is_plain(x, 1) && x.size(0) == weight.size(0);
   };
   const auto is_one = [](int64_t value) { return value == 1; };
-  // Transforms are not divided among threads, and products of tiles are too small to be, where
-  // oneDNN divides a convolution by images.
-  if (at::get_num_threads() > 1) return false;
   return !shape.transposed && shape.groups == 1 && is_plain(input, 4) && is_plain(weight, 4) &&
          (!bias || !bias->defined() || is_bias(*bias)) && weight.size(2) == 3 &&
          weight.size(3) == 3 && input.size(1) == weight.size(1) && all(shape.stride, is_one) &&

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <type_traits>
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/kron.h>
 #include <ATen/ops/tensor.h>
 
@@ -12,8 +11,6 @@
 
 namespace curvature::detail {
 namespace {
-
-constexpr int64_t kChannelsAtOnce = 8;  ///< of a thread, at least
 
 /// Images of one channel in memory, `[height, width]` that begin `apart` numbers apart.
 template <class Number>
@@ -117,39 +114,40 @@ C10_ALWAYS_INLINE void combine_rows(const std::array<float*, n>& from,
   }
 }
 
-template <int64_t m>
-void inputs_to_tiles(const at::Tensor& inputs, const TileGrid& grid, const TileBlock& block,
-                     const TilePointers& tiles) {
-  constexpr int64_t kSide = m + 2;
-  const int64_t channels = inputs.size(1), height = inputs.size(2), width = inputs.size(3);
-  const int64_t images = block.num_images, length = grid.columns() * images;
-  const int64_t with_next = length + images;  // a tile reads its neighbour's first pixels
-  const float* const first =
-      inputs.const_data_ptr<float>() + block.first_image * channels * height * width;
-  const auto transform = [](const Numbers<kSide>& d) { return Filtering<m>::inputs(d); };
-  at::parallel_for(0, channels, kChannelsAtOnce, [&](int64_t begin, int64_t end) {
-    Pixels<m> pixels(m * block.num_rows + 2, grid.columns() + 1, images);
-    Rows combined(kSide * m, with_next);
-    with_avx2([&]() __attribute__((always_inline)) {
-      for (int64_t channel = begin; channel < end; ++channel) {
-        pixels.read({first + channel * height * width, channels * height * width, height, width},
-                    m * block.first_row - grid.padding()[0], grid.padding()[1]);
-        for (int64_t row = 0; row < block.num_rows; ++row) {
-          for (int64_t r = 0; r < m; ++r) {
-            combine_rows(places<kSide>([&](int64_t i) { return pixels.row(m * row + i, r); }),
-                         places<kSide>([&](int64_t i) { return combined[i * m + r]; }), with_next,
-                         transform);
-          }
-          const int64_t offset = (channel * block.num_rows + row) * length;
-          for (int64_t i = 0; i < kSide; ++i) {
-            combine_rows(
-                places<kSide>([&](int64_t j) { return combined[i * m + j % m] + j / m * images; }),
-                places<kSide>([&](int64_t j) { return tiles[i * kSide + j] + offset; }), length,
-                transform);
-          }
+/// `transform` of every tile of `images` `[N, C, height, width]` along one axis and the other: a
+/// tile reads n x n pixels, n being m or m + 2, and the first of them begin `shift` before an
+/// image.
+template <int64_t m, size_t n, class F>
+void images_to_tiles(const at::Tensor& images, std::array<int64_t, 2> shift, const TileGrid& grid,
+                     const TileBlock& block, const TilePointers& tiles, F transform) {
+  constexpr int64_t kSide = m + 2, kReach = n - m;  // into the tiles below and beside
+  const int64_t channels = images.size(1), height = images.size(2), width = images.size(3);
+  const int64_t length = grid.columns() * block.num_images;
+  const int64_t all_columns = grid.columns() + (kReach > 0 ? 1 : 0);
+  const int64_t plane = height * width;
+  const float* const first = images.const_data_ptr<float>() + block.first_image * channels * plane;
+  Pixels<m> pixels(m * block.num_rows + kReach, all_columns, block.num_images);
+  Rows combined(kSide * m, all_columns * block.num_images);
+  with_avx2([&]() __attribute__((always_inline)) {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      pixels.read({first + channel * plane, channels * plane, height, width},
+                  m * block.first_row - shift[0], shift[1]);
+      for (int64_t row = 0; row < block.num_rows; ++row) {
+        for (int64_t r = 0; r < m; ++r) {
+          combine_rows(places<n>([&](int64_t i) { return pixels.row(m * row + i, r); }),
+                       places<kSide>([&](int64_t i) { return combined[i * m + r]; }),
+                       all_columns * block.num_images, transform);
+        }
+        const int64_t offset = (channel * block.num_rows + row) * length;
+        for (int64_t i = 0; i < kSide; ++i) {
+          combine_rows(places<n>([&](int64_t j) {
+                         return combined[i * m + j % m] + j / m * block.num_images;
+                       }),
+                       places<kSide>([&](int64_t j) { return tiles[i * kSide + j] + offset; }),
+                       length, transform);
         }
       }
-    });
+    }
   });
 }
 
@@ -157,66 +155,31 @@ template <int64_t m>
 void tiles_to_outputs(const TilePointers& tiles, const TileGrid& grid, const TileBlock& block,
                       const std::optional<at::Tensor>& bias, const at::Tensor& outputs) {
   constexpr int64_t kSide = m + 2;
-  const int64_t channels = outputs.size(1), height = grid.height(), width = grid.width();
-  const int64_t length = grid.columns() * block.num_images, apart = channels * height * width;
-  float* const first = outputs.mutable_data_ptr<float>() + block.first_image * apart;
+  const int64_t channels = outputs.size(1), plane = grid.height() * grid.width();
+  const int64_t length = grid.columns() * block.num_images;
+  float* const first = outputs.mutable_data_ptr<float>() + block.first_image * channels * plane;
   const float* const biases = bias && bias->defined() ? bias->const_data_ptr<float>() : nullptr;
   const auto transform = [](const Numbers<kSide>& p) { return Filtering<m>::outputs(p); };
-  at::parallel_for(0, channels, kChannelsAtOnce, [&](int64_t begin, int64_t end) {
-    Pixels<m> pixels(m * block.num_rows, grid.columns(), block.num_images);
-    Rows combined(m * kSide, length);
-    with_avx2([&]() __attribute__((always_inline)) {
-      for (int64_t channel = begin; channel < end; ++channel) {
-        for (int64_t row = 0; row < block.num_rows; ++row) {
-          const int64_t offset = (channel * block.num_rows + row) * length;
-          for (int64_t j = 0; j < kSide; ++j) {
-            combine_rows(places<kSide>([&](int64_t i) { return tiles[i * kSide + j] + offset; }),
-                         places<m>([&](int64_t i) { return combined[i * kSide + j]; }), length,
-                         transform);
-          }
-          for (int64_t i = 0; i < m; ++i) {
-            combine_rows(places<kSide>([&](int64_t j) { return combined[i * kSide + j]; }),
-                         places<m>([&](int64_t r) { return pixels.row(m * row + i, r); }), length,
-                         transform);
-          }
+  Pixels<m> pixels(m * block.num_rows, grid.columns(), block.num_images);
+  Rows combined(m * kSide, length);
+  with_avx2([&]() __attribute__((always_inline)) {
+    for (int64_t channel = 0; channel < channels; ++channel) {
+      for (int64_t row = 0; row < block.num_rows; ++row) {
+        const int64_t offset = (channel * block.num_rows + row) * length;
+        for (int64_t j = 0; j < kSide; ++j) {
+          combine_rows(places<kSide>([&](int64_t i) { return tiles[i * kSide + j] + offset; }),
+                       places<m>([&](int64_t i) { return combined[i * kSide + j]; }), length,
+                       transform);
         }
-        pixels.write({first + channel * height * width, apart, height, width}, m * block.first_row,
-                     biases != nullptr ? biases[channel] : 0.0F);
-      }
-    });
-  });
-}
-
-template <int64_t m>
-void gradients_to_tiles(const at::Tensor& gradients, const TileGrid& grid, const TileBlock& block,
-                        const TilePointers& tiles) {
-  constexpr int64_t kSide = m + 2;
-  const int64_t channels = gradients.size(1), height = grid.height(), width = grid.width();
-  const int64_t length = grid.columns() * block.num_images, apart = channels * height * width;
-  const float* const first = gradients.const_data_ptr<float>() + block.first_image * apart;
-  const auto transform = [](const Numbers<m>& g) { return Filtering<m>::gradients(g); };
-  at::parallel_for(0, channels, kChannelsAtOnce, [&](int64_t begin, int64_t end) {
-    Pixels<m> pixels(m * block.num_rows, grid.columns(), block.num_images);
-    Rows combined(kSide * m, length);
-    with_avx2([&]() __attribute__((always_inline)) {
-      for (int64_t channel = begin; channel < end; ++channel) {
-        pixels.read({first + channel * height * width, apart, height, width}, m * block.first_row,
-                    0);
-        for (int64_t row = 0; row < block.num_rows; ++row) {
-          for (int64_t r = 0; r < m; ++r) {
-            combine_rows(places<m>([&](int64_t i) { return pixels.row(m * row + i, r); }),
-                         places<kSide>([&](int64_t i) { return combined[i * m + r]; }), length,
-                         transform);
-          }
-          const int64_t offset = (channel * block.num_rows + row) * length;
-          for (int64_t i = 0; i < kSide; ++i) {
-            combine_rows(places<m>([&](int64_t r) { return combined[i * m + r]; }),
-                         places<kSide>([&](int64_t j) { return tiles[i * kSide + j] + offset; }),
-                         length, transform);
-          }
+        for (int64_t i = 0; i < m; ++i) {
+          combine_rows(places<kSide>([&](int64_t j) { return combined[i * kSide + j]; }),
+                       places<m>([&](int64_t r) { return pixels.row(m * row + i, r); }), length,
+                       transform);
         }
       }
-    });
+      pixels.write({first + channel * plane, channels * plane, grid.height(), grid.width()},
+                   m * block.first_row, biases != nullptr ? biases[channel] : 0.0F);
+    }
   });
 }
 
@@ -296,7 +259,11 @@ at::Tensor filter_transform(const TileGrid& grid) {
 
 void transform_inputs(const at::Tensor& inputs, const TileGrid& grid, const TileBlock& block,
                       const TilePointers& tiles) {
-  with_side(grid, [&](auto m) { inputs_to_tiles<m>(inputs, grid, block, tiles); });
+  with_side(grid, [&](auto side) {
+    constexpr int64_t m = side;
+    images_to_tiles<m, m + 2>(inputs, grid.padding(), grid, block, tiles,
+                              [](const Numbers<m + 2>& d) { return Filtering<m>::inputs(d); });
+  });
 }
 
 void transform_outputs(const TilePointers& tiles, const TileGrid& grid, const TileBlock& block,
@@ -306,7 +273,11 @@ void transform_outputs(const TilePointers& tiles, const TileGrid& grid, const Ti
 
 void transform_output_gradients(const at::Tensor& gradients, const TileGrid& grid,
                                 const TileBlock& block, const TilePointers& tiles) {
-  with_side(grid, [&](auto m) { gradients_to_tiles<m>(gradients, grid, block, tiles); });
+  with_side(grid, [&](auto side) {
+    constexpr int64_t m = side;
+    images_to_tiles<m, m>(gradients, {0, 0}, grid, block, tiles,
+                          [](const Numbers<m>& g) { return Filtering<m>::gradients(g); });
+  });
 }
 
 }  // namespace curvature::detail

@@ -35,7 +35,7 @@ class TileGrid {
   [[nodiscard]] int64_t places() const { return (side_ + 2) * (side_ + 2); }
   [[nodiscard]] int64_t rows() const { return (height_ + side_ - 1) / side_; }
   [[nodiscard]] int64_t columns() const { return (width_ + side_ - 1) / side_; }
-  [[nodiscard]] at::IntArrayRef padding() const { return padding_; }
+  [[nodiscard]] const std::array<int64_t, 2>& padding() const { return padding_; }
 
   [[nodiscard]] std::vector<TileBlock> blocks() const;
   [[nodiscard]] int64_t most_tiles() const;  ///< in one of the blocks

@@ -240,10 +240,10 @@ void KfacStatistics::merge(const KfacStatistics& other) {
     sums_[i].output_rows += other.sums_[i].output_rows;
   }
   factor_weight_ += other.factor_weight_;
-  forget_squares();
+  forget_basis();
 }
 
-void KfacStatistics::forget_squares() {
+void KfacStatistics::forget_basis() {
   for (BlockSums& sums : sums_) {
     sums.basis = FactorPair();
     sums.null_inputs = sums.null_outputs = 0;
@@ -255,7 +255,7 @@ void KfacStatistics::forget_squares() {
 
 void KfacStatistics::refresh_basis() {
   const at::NoGradGuard no_grad;
-  forget_squares();  // and an earlier basis, which takes as much memory as the new one
+  forget_basis();  // which takes as much memory as the new one
   const std::vector<int64_t> ranks = rank_bounds();
   EigenvectorCache eigenvectors;
   std::vector<std::pair<Eigenvectors, Eigenvectors>> bases;

@@ -74,7 +74,7 @@ class KfacStatistics {
   void add_squares(const LayerPass& pass, const TensorList& backward);
   /// A copy of a block's squares, of which there is a basis.
   at::Tensor squares_of(size_t block) const;
-  void forget_squares();
+  void forget_basis();
   /// The factors of a block from its sums over this worker's data, whose memory they take.
   FactorPair factors_from(size_t block, FactorPair sums) const;
   /// No factor's rank is larger, over all workers: two numbers for each block, those of A and B.

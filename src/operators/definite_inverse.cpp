@@ -72,13 +72,13 @@ std::optional<at::Tensor> definite_inverse_by_blocks(const at::Tensor& matrix, i
 }
 
 std::optional<at::Tensor> definite_inverse(const at::Tensor& matrix) {
-  // Measured on AMD's processors with and without AVX-512: larger blocks leave more to LAPACK, with
+  // Measured, the smallest blocks on a Zen 4 alone: larger blocks leave more to LAPACK, with
   // smaller ones products run more slowly. In float64 nothing is gained.
   constexpr int64_t kSmallest = 256, kLarge = 1024;
   const int64_t n = matrix.size(0);
   if (n >= kSmallest && matrix.is_cpu() && matrix.scalar_type() == at::kFloat) {
-    return definite_inverse_by_blocks(matrix,
-                                      n < kLarge ? 64 : std::clamp<int64_t>(n / 24, 96, 192));
+    const int64_t block = n < kLarge ? 64 : std::clamp<int64_t>(n / 24, 96, 192);
+    return definite_inverse_by_blocks(matrix, block);
   }
   const auto [factor, failure] = at::linalg_cholesky_ex(matrix);
   if (failure.item<int64_t>() != 0) return std::nullopt;

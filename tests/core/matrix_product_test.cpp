@@ -6,6 +6,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include <array>
+#include <limits>
 
 #include "support/tensor_close.hpp"
 
@@ -36,6 +37,9 @@ BOOST_AUTO_TEST_CASE(is_the_product_in_every_size_layout_and_dtype) {
           at::Tensor sum = at::ones({n, m}, exact.options().dtype(dtype)).t();
           curvature::detail::add_matrix_product(sum, left.to(dtype), right.to(dtype));
           BOOST_TEST(close(sum.to(at::kDouble), 1 + exact, {tolerance, tolerance}));
+          sum.fill_(std::numeric_limits<double>::quiet_NaN());
+          curvature::detail::add_matrix_product(sum, left.to(dtype), right.to(dtype), 0);
+          BOOST_TEST(close(sum.to(at::kDouble), exact, {tolerance, tolerance}));
         }
       }
     }
