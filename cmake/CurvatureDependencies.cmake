@@ -12,6 +12,7 @@ find_package(Eigen3 3.4 REQUIRED NO_MODULE)
 find_package(ZLIB REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)
 find_package(Threads REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)  # without, loops of at::parallel_for are serial
 find_path(CURVATURE_LIBZIP_INCLUDE_DIR zip.h REQUIRED)
 find_library(CURVATURE_LIBZIP_LIBRARY zip REQUIRED)
 mark_as_advanced(CURVATURE_LIBZIP_INCLUDE_DIR CURVATURE_LIBZIP_LIBRARY)

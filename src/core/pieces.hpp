@@ -3,8 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
+#include "core/threads.hpp"
 
 namespace curvature::detail {
 
@@ -25,8 +24,7 @@ inline int64_t num_pieces(int64_t rows, int64_t width) {
 template <class Compute>
 void by_pieces(int64_t rows, int64_t width, const Compute& compute) {
   const int64_t size = rows_of_a_piece(width);
-  at::parallel_for(0, num_pieces(rows, width), 1, [&](int64_t first, int64_t end) {
-    const at::AutoDispatchBelowADInplaceOrView without_autograd;
+  by_threads(num_pieces(rows, width), [&](int64_t first, int64_t end) {
     for (int64_t piece = first; piece < end; ++piece) {
       compute(piece, piece * size, std::min(size, rows - piece * size));
     }

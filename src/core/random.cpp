@@ -2,6 +2,7 @@
 #include <cmath>
 #include <numbers>
 
+#include <ATen/Parallel.h>
 #include <ATen/core/PhiloxRNGEngine.h>
 #include <ATen/ops/empty.h>
 
@@ -23,39 +24,62 @@ double next_unit(at::Philox4_32& engine) {
   return to_unit(high, engine());
 }
 
-void fill_uniform(at::Philox4_32 engine, double* data, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) data[i] = next_unit(engine);
-}
+// What fills numbers says how many it makes of a block of Philox (128 bits), so that threads may
+// begin at any block.
+
+struct Uniform {
+  static constexpr int64_t kPerBlock = 2;
+  void operator()(at::Philox4_32 engine, double* data, int64_t count) const {
+    for (int64_t i = 0; i < count; ++i) data[i] = next_unit(engine);
+  }
+};
 
 /// Box-Muller, two at a time.
-void fill_normal(at::Philox4_32 engine, double* data, int64_t count) {
-  for (int64_t i = 0; i < count; i += 2) {
-    const double radius = std::sqrt(-2 * std::log(1 - next_unit(engine)));
-    const double angle = 2 * std::numbers::pi * next_unit(engine);
-    data[i] = radius * std::cos(angle);
-    if (i + 1 < count) data[i + 1] = radius * std::sin(angle);
-  }
-}
-
-template <class Scalar>
-void fill_signs(at::Philox4_32 engine, Scalar* data, int64_t count) {
-  for (int64_t i = 0; i < count; i += 32) {
-    const uint32_t bits = engine();
-    const int64_t size = std::min<int64_t>(32, count - i);
-    for (int64_t j = 0; j < size; ++j) {  // no branch, so that the loop is vectorised
-      data[i + j] = static_cast<Scalar>(2 * static_cast<int32_t>(bits >> j & 1) - 1);
+struct Normal {
+  static constexpr int64_t kPerBlock = 2;
+  void operator()(at::Philox4_32 engine, double* data, int64_t count) const {
+    for (int64_t i = 0; i < count; i += 2) {
+      const double radius = std::sqrt(-2 * std::log(1 - next_unit(engine)));
+      const double angle = 2 * std::numbers::pi * next_unit(engine);
+      data[i] = radius * std::cos(angle);
+      if (i + 1 < count) data[i + 1] = radius * std::sin(angle);
     }
   }
+};
+
+struct Signs {
+  static constexpr int64_t kPerBlock = 128;
+  template <class Scalar>
+  void operator()(at::Philox4_32 engine, Scalar* data, int64_t count) const {
+    for (int64_t i = 0; i < count; i += 32) {
+      const uint32_t bits = engine();
+      const int64_t size = std::min<int64_t>(32, count - i);
+      for (int64_t j = 0; j < size; ++j) {  // no branch, so that the loop is vectorised
+        data[i + j] = static_cast<Scalar>(2 * static_cast<int32_t>(bits >> j & 1) - 1);
+      }
+    }
+  }
+};
+
+/// The first `count` numbers of a stream.
+template <class Fill, class Scalar>
+void fill(uint64_t seed, uint64_t stream, Scalar* data, int64_t count) {
+  constexpr int64_t kPerBlock = Fill::kPerBlock, kGrain = (1 << 14) / kPerBlock;
+  const int64_t blocks = (count + kPerBlock - 1) / kPerBlock;
+  at::parallel_for(0, blocks, kGrain, [=](int64_t first, int64_t end) {
+    const int64_t begin = first * kPerBlock;
+    Fill()(at::Philox4_32(seed, stream, static_cast<uint64_t>(first)), data + begin,
+           std::min(end * kPerBlock, count) - begin);
+  });
 }
 
 /// Rows `[num_streams, count]`, row i from stream `first_stream + i`.
 template <class Fill>
-at::Tensor draw(uint64_t seed, uint64_t first_stream, int64_t num_streams, int64_t count,
-                Fill fill) {
+at::Tensor draw(uint64_t seed, uint64_t first_stream, int64_t num_streams, int64_t count) {
   at::Tensor values = at::empty({num_streams, count}, at::kDouble);
   double* data = values.mutable_data_ptr<double>();
   for (int64_t i = 0; i < num_streams; ++i) {
-    fill(at::Philox4_32(seed, first_stream + static_cast<uint64_t>(i), 0), data + i * count, count);
+    fill<Fill>(seed, first_stream + static_cast<uint64_t>(i), data + i * count, count);
   }
   return values;
 }
@@ -70,11 +94,11 @@ RandomSource RandomSource::derive(uint64_t purpose) const {
 }
 
 at::Tensor RandomSource::uniform(uint64_t first_stream, int64_t num_streams, int64_t count) const {
-  return draw(seed_, first_stream, num_streams, count, fill_uniform);
+  return draw<Uniform>(seed_, first_stream, num_streams, count);
 }
 
 at::Tensor RandomSource::normal(uint64_t first_stream, int64_t num_streams, int64_t count) const {
-  return draw(seed_, first_stream, num_streams, count, fill_normal);
+  return draw<Normal>(seed_, first_stream, num_streams, count);
 }
 
 at::Tensor RandomSource::uniform(uint64_t stream, int64_t count) const {
@@ -86,7 +110,7 @@ at::Tensor RandomSource::normal(uint64_t stream, int64_t count) const {
 }
 
 at::Tensor RandomSource::rademacher(uint64_t stream, int64_t count) const {
-  return draw(seed_, stream, 1, count, fill_signs<double>).squeeze(0);
+  return draw<Signs>(seed_, stream, 1, count).squeeze(0);
 }
 
 at::Tensor draw_probes(const RandomSource& source, Probe probe, int64_t n, int64_t first,
@@ -99,7 +123,7 @@ at::Tensor draw_probes(const RandomSource& source, Probe probe, int64_t n, int64
   for (int64_t i = 0; i < count; ++i) {
     const auto stream = static_cast<uint64_t>(first + i);
     if (probe == Probe::kRademacher && direct) {  // signs need no double in between
-      fill_signs(at::Philox4_32(source.seed(), stream, 0), columns[i].mutable_data_ptr<float>(), n);
+      fill<Signs>(source.seed(), stream, columns[i].mutable_data_ptr<float>(), n);
       continue;
     }
     at::Tensor column =

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <array>
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
 #include "core/matrix_product.hpp"
+#include "core/threads.hpp"
 #include "core/winograd_tiles.hpp"
 
 namespace curvature::detail {
@@ -52,33 +52,66 @@ class TileMatrices {
   at::Tensor memory_;
 };
 
-/// sum over terms of (filters of the term) (tiles of its input), turned into outputs.
+int64_t num_parts(const TileGrid& grid) { return grid.threads_take_blocks() ? num_threads() : 1; }
+
+/// `f(place)` for all places of a tile, which are independent of each other.
+template <class F>
+void for_places(const TileGrid& grid, const F& f) {
+  by_threads(grid.places(), [&](int64_t first, int64_t end) {
+    for (int64_t place = first; place < end; ++place) f(place);
+  });
+}
+
+/// `f(part, blocks)` for parts of a grid's blocks: one for each thread, or all blocks in turn,
+/// whose channels and places are then divided among the threads.
+template <class F>
+void for_parts(const TileGrid& grid, const F& f) {
+  const std::vector<TileBlock> blocks = grid.blocks();
+  const int64_t parts = num_parts(grid), count = static_cast<int64_t>(blocks.size());
+  const auto work = [&](int64_t first, int64_t end) {
+    for (int64_t part = first; part < end; ++part) {
+      f(part, at::ArrayRef<TileBlock>(blocks.data() + part * count / parts,
+                                      blocks.data() + (part + 1) * count / parts));
+    }
+  };
+  parts > 1 ? by_threads(parts, work) : work(0, 1);
+}
+
+/// sum over terms of (filters of the term) (tiles of its input), turned into a block of outputs.
+void convolve_block(const std::vector<at::Tensor>& inputs, const std::vector<Matrices>& filters,
+                    const std::optional<at::Tensor>& bias, const TileGrid& grid,
+                    const TileBlock& block, const TileMatrices& tiles, const at::Tensor& output) {
+  Matrices products(grid.places());
+  for (size_t term = 0; term < inputs.size(); ++term) {
+    transform_inputs(inputs[term], grid, block, tiles.pointers());
+    for_places(grid, [&](int64_t place) {
+      const at::Tensor matrix = tiles.matrix(place, block.num_tiles(grid));
+      if (term == 0) {
+        products[place] = matrix_product(filters[term][place], matrix);
+      } else {
+        add_matrix_product(products[place], filters[term][place], matrix);
+      }
+    });
+  }
+  TilePointers pointers;
+  for (const at::Tensor& product : products) {
+    pointers.push_back(product.mutable_data_ptr<float>());
+  }
+  transform_outputs(pointers, grid, block, bias, output);
+}
+
 at::Tensor convolve(const std::vector<at::Tensor>& inputs, const std::vector<Matrices>& filters,
                     const std::optional<at::Tensor>& bias, const TileGrid& grid) {
   const at::Tensor& input = inputs.front();
   const int64_t out_channels = filters.front().front().size(0);
   at::Tensor output =
       at::empty({input.size(0), out_channels, grid.height(), grid.width()}, input.options());
-  const TileMatrices tiles(input.size(1), grid, input.options());
-  for (const TileBlock& block : grid.blocks()) {
-    Matrices products(grid.places());
-    for (size_t term = 0; term < inputs.size(); ++term) {
-      transform_inputs(inputs[term], grid, block, tiles.pointers());
-      for (int64_t place = 0; place < grid.places(); ++place) {
-        const at::Tensor matrix = tiles.matrix(place, block.num_tiles(grid));
-        if (term == 0) {
-          products[place] = matrix_product(filters[term][place], matrix);
-        } else {
-          add_matrix_product(products[place], filters[term][place], matrix);
-        }
-      }
+  for_parts(grid, [&](int64_t, at::ArrayRef<TileBlock> blocks) {
+    const TileMatrices tiles(input.size(1), grid, input.options());
+    for (const TileBlock& block : blocks) {
+      convolve_block(inputs, filters, bias, grid, block, tiles, output);
     }
-    TilePointers pointers;
-    for (const at::Tensor& product : products) {
-      pointers.push_back(product.mutable_data_ptr<float>());
-    }
-    transform_outputs(pointers, grid, block, bias, output);
-  }
+  });
   return output;
 }
 
@@ -86,9 +119,6 @@ at::Tensor convolve(const std::vector<at::Tensor>& inputs, const std::vector<Mat
 
 bool is_for_winograd(const at::Tensor& input, const at::Tensor& weight,
                      const std::optional<at::Tensor>& bias, const ConvolutionShape& shape) {
-  // Transforms are not divided among threads, and products of tiles are too small to be, where
-  // oneDNN divides a convolution by images.
-  if (at::get_num_threads() > 1) return false;
   const auto all = [](at::IntArrayRef values, auto holds) {
     return (values.size() == 1 || values.size() == 2) &&
            std::all_of(values.begin(), values.end(), holds);
@@ -145,26 +175,29 @@ at::Tensor winograd_weight_gradient(const at::Tensor& output_gradient, const at:
   const at::NoGradGuard no_grad;
   const int64_t out_channels = output_gradient.size(1), channels = input.size(1);
   const TileGrid grid(input.sizes(), out_channels, padding);
-  const TileMatrices inputs(channels, grid, input.options());
-  const TileMatrices gradients(out_channels, grid, input.options());
-  const at::Tensor sums =
-      at::empty({grid.places(), out_channels, channels}, output_gradient.options());
-  double beta = 0;
-  for (const TileBlock& block : grid.blocks()) {
-    transform_inputs(input, grid, block, inputs.pointers());
-    transform_output_gradients(output_gradient, grid, block, gradients.pointers());
-    const int64_t tiles = block.num_tiles(grid);
-    for (int64_t place = 0; place < grid.places(); ++place) {
-      at::Tensor sum = sums[place];
-      add_matrix_product(sum, gradients.matrix(place, tiles), inputs.matrix(place, tiles).t(),
-                         beta);
+  const at::Tensor sums = at::empty({num_parts(grid), grid.places(), out_channels, channels},
+                                    output_gradient.options());
+  for_parts(grid, [&](int64_t part, at::ArrayRef<TileBlock> blocks) {
+    const TileMatrices inputs(channels, grid, input.options());
+    const TileMatrices gradients(out_channels, grid, input.options());
+    double beta = 0;
+    for (const TileBlock& block : blocks) {
+      transform_inputs(input, grid, block, inputs.pointers());
+      transform_output_gradients(output_gradient, grid, block, gradients.pointers());
+      const int64_t tiles = block.num_tiles(grid);
+      for_places(grid, [&](int64_t place) {
+        at::Tensor sum = sums[part][place];
+        add_matrix_product(sum, gradients.matrix(place, tiles), inputs.matrix(place, tiles).t(),
+                           beta);
+      });
+      beta = 1;
     }
-    beta = 1;
-  }
+  });
   // G^T [.] G of every pair of channels.
   const at::Tensor transform = filter_transform(grid).to(input.options());
+  const at::Tensor sum = sums.size(0) == 1 ? sums[0] : sums.sum(0);
   return transform.t()
-      .mm(sums.view({grid.places(), -1}))
+      .mm(sum.view({grid.places(), -1}))
       .t()
       .reshape({out_channels, channels, 3, 3});
 }

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <type_traits>
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/kron.h>
 #include <ATen/ops/tensor.h>
 
 #include "core/avx2.hpp"
+#include "core/threads.hpp"
 #include "core/winograd_filtering.hpp"
 
 namespace curvature::detail {
@@ -114,6 +116,14 @@ C10_ALWAYS_INLINE void combine_rows(const std::array<float*, n>& from,
   }
 }
 
+/// `f(first, end)` for parts of the channels, divided among threads where the work, `numbers` of
+/// each channel, is worth it.
+template <class F>
+void by_channels(int64_t channels, int64_t numbers, const F& f) {
+  constexpr int64_t kGrain = 1 << 13;
+  at::parallel_for(0, channels, kGrain / numbers + 1, f);
+}
+
 /// `transform` of every tile of `images` `[N, C, height, width]` along one axis and the other: a
 /// tile reads n x n pixels, n being m or m + 2, and the first of them begin `shift` before an
 /// image.
@@ -126,28 +136,30 @@ void images_to_tiles(const at::Tensor& images, std::array<int64_t, 2> shift, con
   const int64_t all_columns = grid.columns() + (kReach > 0 ? 1 : 0);
   const int64_t plane = height * width;
   const float* const first = images.const_data_ptr<float>() + block.first_image * channels * plane;
-  Pixels<m> pixels(m * block.num_rows + kReach, all_columns, block.num_images);
-  Rows combined(kSide * m, all_columns * block.num_images);
-  with_avx2([&]() __attribute__((always_inline)) {
-    for (int64_t channel = 0; channel < channels; ++channel) {
-      pixels.read({first + channel * plane, channels * plane, height, width},
-                  m * block.first_row - shift[0], shift[1]);
-      for (int64_t row = 0; row < block.num_rows; ++row) {
-        for (int64_t r = 0; r < m; ++r) {
-          combine_rows(places<n>([&](int64_t i) { return pixels.row(m * row + i, r); }),
-                       places<kSide>([&](int64_t i) { return combined[i * m + r]; }),
-                       all_columns * block.num_images, transform);
-        }
-        const int64_t offset = (channel * block.num_rows + row) * length;
-        for (int64_t i = 0; i < kSide; ++i) {
-          combine_rows(places<n>([&](int64_t j) {
-                         return combined[i * m + j % m] + j / m * block.num_images;
-                       }),
-                       places<kSide>([&](int64_t j) { return tiles[i * kSide + j] + offset; }),
-                       length, transform);
+  by_channels(channels, block.num_rows * length * grid.places(), [&](int64_t begin, int64_t end) {
+    Pixels<m> pixels(m * block.num_rows + kReach, all_columns, block.num_images);
+    Rows combined(kSide * m, all_columns * block.num_images);
+    with_avx2([&]() __attribute__((always_inline)) {
+      for (int64_t channel = begin; channel < end; ++channel) {
+        pixels.read({first + channel * plane, channels * plane, height, width},
+                    m * block.first_row - shift[0], shift[1]);
+        for (int64_t row = 0; row < block.num_rows; ++row) {
+          for (int64_t r = 0; r < m; ++r) {
+            combine_rows(places<n>([&](int64_t i) { return pixels.row(m * row + i, r); }),
+                         places<kSide>([&](int64_t i) { return combined[i * m + r]; }),
+                         all_columns * block.num_images, transform);
+          }
+          const int64_t offset = (channel * block.num_rows + row) * length;
+          for (int64_t i = 0; i < kSide; ++i) {
+            combine_rows(places<n>([&](int64_t j) {
+                           return combined[i * m + j % m] + j / m * block.num_images;
+                         }),
+                         places<kSide>([&](int64_t j) { return tiles[i * kSide + j] + offset; }),
+                         length, transform);
+          }
         }
       }
-    }
+    });
   });
 }
 
@@ -160,28 +172,33 @@ void tiles_to_outputs(const TilePointers& tiles, const TileGrid& grid, const Til
   float* const first = outputs.mutable_data_ptr<float>() + block.first_image * channels * plane;
   const float* const biases = bias && bias->defined() ? bias->const_data_ptr<float>() : nullptr;
   const auto transform = [](const Numbers<kSide>& p) { return Filtering<m>::outputs(p); };
-  Pixels<m> pixels(m * block.num_rows, grid.columns(), block.num_images);
-  Rows combined(m * kSide, length);
-  with_avx2([&]() __attribute__((always_inline)) {
-    for (int64_t channel = 0; channel < channels; ++channel) {
-      for (int64_t row = 0; row < block.num_rows; ++row) {
-        const int64_t offset = (channel * block.num_rows + row) * length;
-        for (int64_t j = 0; j < kSide; ++j) {
-          combine_rows(places<kSide>([&](int64_t i) { return tiles[i * kSide + j] + offset; }),
-                       places<m>([&](int64_t i) { return combined[i * kSide + j]; }), length,
-                       transform);
+  by_channels(channels, block.num_rows * length * grid.places(), [&](int64_t begin, int64_t end) {
+    Pixels<m> pixels(m * block.num_rows, grid.columns(), block.num_images);
+    Rows combined(m * kSide, length);
+    with_avx2([&]() __attribute__((always_inline)) {
+      for (int64_t channel = begin; channel < end; ++channel) {
+        for (int64_t row = 0; row < block.num_rows; ++row) {
+          const int64_t offset = (channel * block.num_rows + row) * length;
+          for (int64_t j = 0; j < kSide; ++j) {
+            combine_rows(places<kSide>([&](int64_t i) { return tiles[i * kSide + j] + offset; }),
+                         places<m>([&](int64_t i) { return combined[i * kSide + j]; }), length,
+                         transform);
+          }
+          for (int64_t i = 0; i < m; ++i) {
+            combine_rows(places<kSide>([&](int64_t j) { return combined[i * kSide + j]; }),
+                         places<m>([&](int64_t r) { return pixels.row(m * row + i, r); }), length,
+                         transform);
+          }
         }
-        for (int64_t i = 0; i < m; ++i) {
-          combine_rows(places<kSide>([&](int64_t j) { return combined[i * kSide + j]; }),
-                       places<m>([&](int64_t r) { return pixels.row(m * row + i, r); }), length,
-                       transform);
-        }
+        pixels.write({first + channel * plane, channels * plane, grid.height(), grid.width()},
+                     m * block.first_row, biases != nullptr ? biases[channel] : 0.0F);
       }
-      pixels.write({first + channel * plane, channels * plane, grid.height(), grid.width()},
-                   m * block.first_row, biases != nullptr ? biases[channel] : 0.0F);
-    }
+    });
   });
 }
+
+/// a / b, rounded up.
+int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// `f` with m as a constant.
 template <class F>
@@ -203,6 +220,7 @@ TileGrid::TileGrid(at::IntArrayRef input, int64_t out_channels, at::IntArrayRef 
       height_(input[2] + 2 * padding.front() - 2),
       width_(input[3] + 2 * padding.back() - 2),
       padding_{padding.front(), padding.back()} {
+  if (height_ <= 0 || width_ <= 0) return;  // no outputs, nothing to compare
   const double of_small = cost();
   side_ = 4;
   if (cost() >= of_small) side_ = 2;
@@ -215,7 +233,10 @@ double TileGrid::cost() const {
   const double transforms =
       18 * (1 / of(in_channels_) + 1 / of(out_channels_)) * (1 + 2 / tiles) * tiles;
   const double filters = of(std::max(in_channels_, out_channels_)) / 8 / of(num_images_);
-  return of(places()) * (tiles + transforms + filters);
+  // Threads that wait while others take the last of what is divided among them.
+  const int64_t parts = threads_take_blocks() ? num_blocks() : places();
+  const double waiting = of(quotient(parts, num_threads()) * num_threads()) / of(parts);
+  return waiting * of(places()) * (tiles + transforms + filters);
 }
 
 int64_t TileGrid::tiles_at_once() const {
@@ -233,6 +254,12 @@ int64_t TileGrid::rows_at_once() const {
 }
 
 int64_t TileGrid::most_tiles() const { return images_at_once() * rows_at_once() * columns(); }
+
+int64_t TileGrid::num_blocks() const {
+  return quotient(num_images_, images_at_once()) * quotient(rows(), rows_at_once());
+}
+
+bool TileGrid::threads_take_blocks() const { return num_blocks() >= num_threads(); }
 
 std::vector<TileBlock> TileGrid::blocks() const {
   std::vector<TileBlock> blocks;

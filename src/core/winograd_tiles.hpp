@@ -39,6 +39,9 @@ class TileGrid {
 
   [[nodiscard]] std::vector<TileBlock> blocks() const;
   [[nodiscard]] int64_t most_tiles() const;  ///< in one of the blocks
+  /// Whether there is a block for each thread: then threads take blocks, and places of one
+  /// otherwise.
+  [[nodiscard]] bool threads_take_blocks() const;
   /// Whether there are so many channels and tiles, and so few outputs beyond the image, that this
   /// is faster than oneDNN's convolution, which has 9 multiplications for each output.
   [[nodiscard]] bool pays() const;
@@ -54,6 +57,7 @@ class TileGrid {
   [[nodiscard]] int64_t tiles_at_once() const;
   [[nodiscard]] int64_t images_at_once() const;
   [[nodiscard]] int64_t rows_at_once() const;
+  [[nodiscard]] int64_t num_blocks() const;
 
   int64_t num_images_, in_channels_, out_channels_, height_, width_;
   std::array<int64_t, 2> padding_;

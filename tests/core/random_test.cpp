@@ -1,4 +1,5 @@
 #include <cmath>
+#include <vector>
 
 #include <curvature/core/random.hpp>
 
@@ -23,6 +24,23 @@ BOOST_AUTO_TEST_CASE(a_longer_draw_begins_with_the_shorter_one) {
 
   BOOST_TEST(source.normal(0, 9).narrow(0, 0, 4).equal(source.normal(0, 4)));
   BOOST_TEST(source.rademacher(0, 70).narrow(0, 0, 33).equal(source.rademacher(0, 33)));
+}
+
+BOOST_AUTO_TEST_CASE(numbers_are_the_same_with_one_thread_and_three) {
+  constexpr int64_t kCount = 100001;  // cuts the last block of the generator
+  const RandomSource source(5);
+  const auto all = [&] {
+    return std::vector<at::Tensor>{
+        source.uniform(1, kCount), source.normal(1, kCount), source.rademacher(1, kCount),
+        draw_probes(source, Probe::kRademacher, kCount, 0, 2, at::kFloat)};
+  };
+  const int before = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto with_one = all();
+  at::set_num_threads(3);
+  const auto with_three = all();
+  at::set_num_threads(before);
+  for (size_t i = 0; i < with_one.size(); ++i) BOOST_TEST(with_three[i].equal(with_one[i]));
 }
 
 // With n draws the mean of a variable of variance s^2 lies within 5 s / sqrt(n) of its expectation

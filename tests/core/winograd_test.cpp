@@ -5,8 +5,11 @@
 #include <boost/test/unit_test.hpp>
 
 #include <array>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "../../src/core/fast_kernels.hpp"
@@ -111,6 +114,27 @@ BOOST_AUTO_TEST_CASE(results_agree_with_one_thread_and_two) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(two_threads_share_the_products) {
+  static std::mutex mutex;
+  static std::set<std::thread::id> threads;  // a callback captures nothing
+  const auto note = [](const at::RecordFunction&) -> std::unique_ptr<at::ObserverContext> {
+    const std::lock_guard lock(mutex);
+    threads.insert(std::this_thread::get_id());
+    return nullptr;
+  };
+  const int before = at::get_num_threads();
+  for (const int count : {1, 2}) {
+    at::set_num_threads(count);
+    threads.clear();
+    const auto handle = at::addGlobalCallback(at::RecordFunctionCallback(note));
+    curvature::detail::winograd_convolution({{draw({8, 64, 8, 8}, 1), draw({64, 64, 3, 3}, 2)}},
+                                            std::nullopt, {1, 1});
+    at::removeCallback(handle);
+    BOOST_TEST(threads.size() == static_cast<size_t>(count));
+  }
+  at::set_num_threads(before);
+}
+
 BOOST_AUTO_TEST_CASE(what_it_is_not_for_is_left_to_libtorch) {
   const at::Tensor x = draw({8, 256, 8, 8}, 1), w = draw({256, 256, 3, 3}, 2);
   const std::array<int64_t, 2> one = {1, 1}, two = {2, 2}, three = {3, 3};
@@ -138,9 +162,6 @@ BOOST_AUTO_TEST_CASE(what_it_is_not_for_is_left_to_libtorch) {
   BOOST_TEST(!is_for(x.narrow(0, 0, 1), w, shape));          // few tiles
   BOOST_TEST(!is_for(draw({512, 256, 1, 3}, 1), w, shape));  // mostly beyond the image
   BOOST_TEST(!is_for(draw({512, 256, 2, 2}, 1), w, {one, {0, 0}, one, false, 1}));  // no output
-  at::set_num_threads(2);
-  BOOST_TEST(!is_for(x, w, shape));
-  at::set_num_threads(1);
 }
 
 BOOST_AUTO_TEST_CASE(first_and_second_derivatives_go_through_it_while_a_guard_lives) {
