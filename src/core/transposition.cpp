@@ -2,74 +2,93 @@
 
 #include <algorithm>
 
+#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
 namespace curvature::detail {
 namespace {
 
-/// Rows of the operand read at once: with a few dozen columns they stay in the first cache.
-constexpr int64_t kRowsAtOnce = 64;
+/// Rows and columns that are transposed at once: what is read and written stays in the first cache.
+constexpr int64_t kBlock = 64;
 constexpr int64_t kTile = 4;
+
+/// A matrix whose entries of a row lie next to each other.
+template <typename Scalar>
+struct RowMajor {
+  Scalar* first;
+  int64_t apart;  ///< of the rows
+
+  Scalar* at(int64_t row, int64_t column) const { return first + row * apart + column; }
+};
+
+struct Range {
+  int64_t begin, end;
+
+  [[nodiscard]] int64_t end_of_tiles() const { return end - (end - begin) % kTile; }
+};
 
 /// A tile, through registers.
 template <typename Scalar>
-void transpose_tile(const Scalar* columns, int64_t num_columns, Scalar* rows, int64_t n) {
+void transpose_tile(const RowMajor<const Scalar>& from, const RowMajor<Scalar>& to, int64_t row,
+                    int64_t column) {
   Scalar tile[kTile][kTile];
   for (int64_t i = 0; i < kTile; ++i) {
-    for (int64_t k = 0; k < kTile; ++k) tile[k][i] = columns[i * num_columns + k];
+    for (int64_t k = 0; k < kTile; ++k) tile[k][i] = *from.at(row + i, column + k);
   }
   for (int64_t k = 0; k < kTile; ++k) {
-    for (int64_t i = 0; i < kTile; ++i) rows[k * n + i] = tile[k][i];
+    for (int64_t i = 0; i < kTile; ++i) *to.at(column + k, row + i) = tile[k][i];
   }
 }
 
-/// Rows from `begin` to `end`: tiles, then what is left below and beside them.
+/// Tiles, then what is left below and beside them.
 template <typename Scalar>
-void transpose_rows(const Scalar* columns, Scalar* rows, int64_t n, int64_t num_columns,
-                    int64_t begin, int64_t end) {
-  const int64_t tiles_end = end - (end - begin) % kTile;
-  const int64_t tiled_columns = num_columns - num_columns % kTile;
-  for (int64_t k = 0; k < tiled_columns; k += kTile) {
-    for (int64_t i = begin; i < tiles_end; i += kTile) {
-      transpose_tile(columns + i * num_columns + k, num_columns, rows + k * n + i, n);
+void transpose_block(const RowMajor<const Scalar>& from, const RowMajor<Scalar>& to,
+                     const Range& rows, const Range& columns) {
+  for (int64_t k = columns.begin; k < columns.end_of_tiles(); k += kTile) {
+    for (int64_t i = rows.begin; i < rows.end_of_tiles(); i += kTile) {
+      transpose_tile(from, to, i, k);
     }
   }
-  for (int64_t k = 0; k < num_columns; ++k) {
-    const int64_t first = k < tiled_columns ? tiles_end : begin;
-    for (int64_t i = first; i < end; ++i) rows[k * n + i] = columns[i * num_columns + k];
+  for (int64_t k = columns.begin; k < columns.end; ++k) {
+    const int64_t first = k < columns.end_of_tiles() ? rows.end_of_tiles() : rows.begin;
+    for (int64_t i = first; i < rows.end; ++i) *to.at(k, i) = *from.at(i, k);
   }
 }
 
-template <typename Scalar>
-void transpose(const Scalar* columns, Scalar* rows, int64_t n, int64_t num_columns) {
-  at::parallel_for(0, n, int64_t{1} << 16, [=](int64_t first, int64_t last) {
-    for (int64_t begin = first; begin < last; begin += kRowsAtOnce) {
-      const int64_t end = std::min(begin + kRowsAtOnce, last);
-      transpose_rows(columns, rows, n, num_columns, begin, end);
-    }
+at::Tensor transposed(const at::Tensor& matrix) {
+  const int64_t n = matrix.size(0), num_columns = matrix.size(1);
+  const at::Tensor result = at::empty({num_columns, n}, matrix.options());
+  const auto range = [](int64_t block, int64_t size) {
+    return Range{block * kBlock, std::min((block + 1) * kBlock, size)};
+  };
+  const int64_t across = (num_columns + kBlock - 1) / kBlock;
+  const int64_t blocks = (n + kBlock - 1) / kBlock * across;
+  AT_DISPATCH_FLOATING_TYPES(matrix.scalar_type(), "transposed", [&] {
+    const RowMajor<const scalar_t> from = {matrix.const_data_ptr<scalar_t>(), matrix.stride(0)};
+    const RowMajor<scalar_t> to = {result.mutable_data_ptr<scalar_t>(), n};
+    at::parallel_for(0, blocks, /*grain_size=*/16, [&](int64_t first, int64_t last) {
+      for (int64_t block = first; block < last; ++block) {
+        transpose_block(from, to, range(block / across, n), range(block % across, num_columns));
+      }
+    });
   });
+  return result;
 }
 
 }  // namespace
 
 at::Tensor columns_as_rows(const at::Tensor& columns) {
-  constexpr int64_t kMostColumns = 32;  // beyond, LibTorch's copy by squares is as fast
   const int64_t n = columns.size(0), num_columns = columns.size(1);
   // With the strides of a row: LibTorch's copy transposes [1, n] with strides (1, 1), slowly.
   if (num_columns == 1) return columns.contiguous().view({1, n});
-  const bool is_float = columns.scalar_type() == at::kFloat;
-  const bool is_for_us = columns.is_cpu() && columns.is_contiguous() &&
-                         num_columns <= kMostColumns &&
-                         (is_float || columns.scalar_type() == at::kDouble);
-  if (!is_for_us) return columns.t().contiguous();
-  at::Tensor rows = at::empty({num_columns, n}, columns.options());
-  if (is_float) {
-    transpose(columns.const_data_ptr<float>(), rows.mutable_data_ptr<float>(), n, num_columns);
-  } else {
-    transpose(columns.const_data_ptr<double>(), rows.mutable_data_ptr<double>(), n, num_columns);
-  }
-  return rows;
+  constexpr int64_t kNarrow = 32;  // otherwise LibTorch's copy by squares is as fast
+  const bool is_narrow = std::min(n, num_columns) <= kNarrow;
+  const bool has_rows = columns.stride(1) == 1 && columns.stride(0) >= num_columns;
+  const bool is_for_us =
+      columns.is_cpu() && is_narrow && has_rows &&
+      (columns.scalar_type() == at::kFloat || columns.scalar_type() == at::kDouble);
+  return is_for_us ? transposed(columns) : columns.t().contiguous();
 }
 
 }  // namespace curvature::detail

@@ -14,6 +14,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "core/matrix_product.hpp"
+#include "core/transposition.hpp"
 
 namespace curvature::detail {
 namespace {
@@ -73,7 +74,7 @@ at::Tensor transform_matrix(const Axis& axis, bool is_real, const at::TensorOpti
 /// The transform of x as real parts over imaginary ones: `[frequencies, 2 N, C]`.
 at::Tensor transform(const at::Tensor& x, const std::vector<Axis>& axes) {
   // A transposition of a matrix is much faster than a permutation of axes.
-  at::Tensor z = x.flatten(2).flatten(0, 1).t().contiguous().view({1, axes.front().pixels, -1});
+  at::Tensor z = columns_as_rows(x.flatten(2).flatten(0, 1)).view({1, axes.front().pixels, -1});
   for (size_t i = 0; i < axes.size(); ++i) {
     const at::Tensor matrix = transform_matrix(axes[i], i == 0, x.options());
     z = at::bmm(matrix.unsqueeze(0).expand({z.size(0), matrix.size(0), matrix.size(1)}), z);
@@ -191,7 +192,7 @@ at::Tensor autocorrelation_by_fourier(const at::Tensor& x, const Convolution& co
   }
   Shape shape = half_of_distances(convolution);
   shape.insert(shape.begin(), {channels, channels});
-  return half.t().contiguous().view(shape);
+  return columns_as_rows(half).view(shape);
 }
 
 at::Tensor autocorrelation(const at::Tensor& x, const Convolution& convolution) {

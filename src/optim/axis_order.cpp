@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/transposition.hpp"
+
 namespace curvature::optim {
 namespace {
 
@@ -31,7 +33,7 @@ at::Tensor permuted(const at::Tensor& x, const std::vector<size_t>& axes) {
   if (!rotates || first == 0) return x.permute(order).contiguous();
   int64_t rows = 1;
   for (size_t i = 0; i < first; ++i) rows *= x.size(static_cast<int64_t>(i));
-  return x.reshape({rows, -1}).t().contiguous().view(shape);
+  return curvature::detail::columns_as_rows(x.reshape({rows, -1})).view(shape);
 }
 
 std::vector<size_t> inverse(const std::vector<size_t>& axes) {

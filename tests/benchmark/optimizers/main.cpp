@@ -7,9 +7,11 @@
 #include <functional>
 #include <iostream>
 #include <map>
+#include <set>
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/linalg_eigh.h>
+#include <ATen/record_function.h>
 
 #include <CLI/CLI.hpp>
 #include <fmt/core.h>
@@ -119,6 +121,70 @@ double seconds_of(const Work& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
+/// Seconds in products of matrices and decompositions while one lives: what LibTorch's operations
+/// of these names take, the outermost ones. For one thread.
+class ArithmeticClock {
+ public:
+  ArithmeticClock() {
+    total() = 0;
+    const auto callback =
+        at::RecordFunctionCallback(&begin, &end).scopes({at::RecordScope::FUNCTION});
+    handle_ = at::addGlobalCallback(callback);
+  }
+  ~ArithmeticClock() { at::removeCallback(handle_); }
+  ArithmeticClock(const ArithmeticClock&) = delete;
+  ArithmeticClock& operator=(const ArithmeticClock&) = delete;
+
+  static double& total() {
+    static double seconds = 0;
+    return seconds;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  struct Operation : at::ObserverContext {
+    Clock::time_point begin = Clock::now();
+  };
+
+  static int& depth() {
+    static int count = 0;
+    return count;
+  }
+  static bool is_arithmetic(const std::string& name) {
+    static const std::set<std::string> names = {"aten::mm",
+                                                "aten::addmm",
+                                                "aten::addmm_",
+                                                "aten::bmm",
+                                                "aten::baddbmm",
+                                                "aten::matmul",
+                                                "aten::mm.out",
+                                                "mkldnn::_linear_pointwise",
+                                                "aten::geqrf",
+                                                "aten::linalg_qr",
+                                                "aten::linalg_eigh",
+                                                "aten::mv",
+                                                "aten::linalg_cholesky_ex",
+                                                "aten::linalg_solve_triangular"};
+    return names.count(name) > 0;
+  }
+  static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& function) {
+    if (!is_arithmetic(function.name())) return nullptr;
+    depth() += 1;
+    return std::make_unique<Operation>();
+  }
+  static void end(const at::RecordFunction&, at::ObserverContext* context) {
+    if (context == nullptr) return;
+    depth() -= 1;
+    const auto* operation = static_cast<Operation*>(context);
+    if (depth() == 0) {
+      total() += std::chrono::duration<double>(Clock::now() - operation->begin).count();
+    }
+  }
+
+  at::CallbackHandle handle_;
+};
+
 /// Parameters of a workload with three sets of gradients that take turns.
 class Stepper {
  public:
@@ -179,11 +245,20 @@ std::vector<double> measure(const std::function<double()>& step, int cycle, doub
   return seconds;
 }
 
+/// The part of a cycle's time that goes into products and decompositions.
+double arithmetic_share(const std::function<double()>& step, int64_t cycle) {
+  const ArithmeticClock clock;
+  double total = 0;
+  for (int64_t i = 0; i < cycle; ++i) total += step();
+  return ArithmeticClock::total() / total;
+}
+
 Json run(const std::string& workload, const std::vector<Shape>& shapes, const std::string& name,
          const Method& method, int64_t interval, const Options& options) {
   Stepper stepper(shapes, method, interval);
   const std::vector<double> seconds =
       measure([&] { return stepper.step(); }, static_cast<int>(interval), options.budget);
+  const double share = arithmetic_share([&] { return stepper.step(); }, interval);
   return {{"library", "curvature." + name},
           {"workload", workload},
           {"operation", "step"},
@@ -191,6 +266,7 @@ Json run(const std::string& workload, const std::vector<Shape>& shapes, const st
           {"threads", options.threads},
           {"median_s", seconds[seconds.size() / 2]},
           {"min_s", seconds.front()},
+          {"arithmetic_share", share},
           {"repeats", seconds.size()}};
 }
 
