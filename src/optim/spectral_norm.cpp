@@ -19,8 +19,9 @@ namespace {
 /// eigenvalues, which it makes without orthogonalisation, do not move the largest.
 double by_lanczos(const at::Tensor& a, bool antisymmetric) {
   constexpr int64_t kMaxSteps = 200, kStepsPerCheck = 4;
-  // The error of a Ritz value is of the order of its residual squared.
-  const double tolerance = a.scalar_type() == at::kDouble ? 1e-8 : 1e-4;
+  // The error of a Ritz value is of the order of its residual squared. In float32 the norm bounds a
+  // step, for which three digits would do.
+  const double tolerance = a.scalar_type() == at::kDouble ? 1e-8 : 1e-3;
   const int64_t n = a.size(0);
   LanczosResult run;
   at::Tensor v = RandomSource(0).normal(0, n).to(a.options());
