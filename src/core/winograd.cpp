@@ -52,7 +52,12 @@ class TileMatrices {
   at::Tensor memory_;
 };
 
-int64_t num_parts(const TileGrid& grid) { return grid.threads_take_blocks() ? num_threads() : 1; }
+/// One for each thread if there are blocks for all, and `numbers` for each part are not too many;
+/// otherwise one, of which threads share the channels and places.
+int64_t num_parts(const TileGrid& grid, int64_t numbers = 0) {
+  constexpr int64_t kMost = 1 << 26;
+  return grid.threads_take_blocks() && num_threads() * numbers <= kMost ? num_threads() : 1;
+}
 
 /// `f(place)` for all places of a tile, which are independent of each other.
 template <class F>
@@ -62,12 +67,11 @@ void for_places(const TileGrid& grid, const F& f) {
   });
 }
 
-/// `f(part, blocks)` for parts of a grid's blocks: one for each thread, or all blocks in turn,
-/// whose channels and places are then divided among the threads.
+/// `f(part, blocks)` for parts of a grid's blocks.
 template <class F>
-void for_parts(const TileGrid& grid, const F& f) {
+void for_parts(const TileGrid& grid, int64_t parts, const F& f) {
   const std::vector<TileBlock> blocks = grid.blocks();
-  const int64_t parts = num_parts(grid), count = static_cast<int64_t>(blocks.size());
+  const auto count = static_cast<int64_t>(blocks.size());
   const auto work = [&](int64_t first, int64_t end) {
     for (int64_t part = first; part < end; ++part) {
       f(part, at::ArrayRef<TileBlock>(blocks.data() + part * count / parts,
@@ -106,7 +110,7 @@ at::Tensor convolve(const std::vector<at::Tensor>& inputs, const std::vector<Mat
   const int64_t out_channels = filters.front().front().size(0);
   at::Tensor output =
       at::empty({input.size(0), out_channels, grid.height(), grid.width()}, input.options());
-  for_parts(grid, [&](int64_t, at::ArrayRef<TileBlock> blocks) {
+  for_parts(grid, num_parts(grid), [&](int64_t, at::ArrayRef<TileBlock> blocks) {
     const TileMatrices tiles(input.size(1), grid, input.options());
     for (const TileBlock& block : blocks) {
       convolve_block(inputs, filters, bias, grid, block, tiles, output);
@@ -175,9 +179,10 @@ at::Tensor winograd_weight_gradient(const at::Tensor& output_gradient, const at:
   const at::NoGradGuard no_grad;
   const int64_t out_channels = output_gradient.size(1), channels = input.size(1);
   const TileGrid grid(input.sizes(), out_channels, padding);
-  const at::Tensor sums = at::empty({num_parts(grid), grid.places(), out_channels, channels},
-                                    output_gradient.options());
-  for_parts(grid, [&](int64_t part, at::ArrayRef<TileBlock> blocks) {
+  const int64_t parts = num_parts(grid, grid.places() * out_channels * channels);
+  const at::Tensor sums =
+      at::empty({parts, grid.places(), out_channels, channels}, output_gradient.options());
+  for_parts(grid, parts, [&](int64_t part, at::ArrayRef<TileBlock> blocks) {
     const TileMatrices inputs(channels, grid, input.options());
     const TileMatrices gradients(out_channels, grid, input.options());
     double beta = 0;

@@ -95,23 +95,27 @@ BOOST_AUTO_TEST_CASE(terms_are_added_up) {
   BOOST_TEST(error(sum, exact(x, dw) + exact(dx, w)) < 1e-6);
 }
 
-BOOST_AUTO_TEST_CASE(results_agree_with_one_thread_and_two) {
-  const at::Tensor x = draw({8, 64, 16, 16}, 1), w = draw({64, 64, 3, 3}, 2);
-  const auto all = [&] {
-    return std::vector<at::Tensor>{
-        curvature::detail::winograd_convolution({{x, w}}, std::nullopt, {1, 1}),
-        curvature::detail::winograd_input_gradient(x, w, {1, 1}),
-        curvature::detail::winograd_weight_gradient(x, x, {1, 1})};
-  };
+BOOST_AUTO_TEST_CASE(results_agree_with_one_thread_and_several) {
+  const at::Tensor w = draw({64, 64, 3, 3}, 2);
   const int before = at::get_num_threads();
-  at::set_num_threads(1);
-  const auto with_one = all();
-  at::set_num_threads(2);
-  const auto with_two = all();
-  at::set_num_threads(before);
-  for (size_t i = 0; i < with_one.size(); ++i) {
-    BOOST_TEST(close(with_two[i], with_one[i], {1e-6, 0}));
+  for (const int64_t size : {8, 16}) {  // one block for all threads, and one for each of two
+    const at::Tensor x = draw({8, 64, size, size}, 1);
+    const auto all_with = [&](int threads) {
+      at::set_num_threads(threads);
+      return std::vector<at::Tensor>{
+          curvature::detail::winograd_convolution({{x, w}}, std::nullopt, {1, 1}),
+          curvature::detail::winograd_input_gradient(x, w, {1, 1}),
+          curvature::detail::winograd_weight_gradient(x, x, {1, 1})};
+    };
+    const auto with_one = all_with(1);
+    for (const int threads : {2, 3}) {
+      const auto with_several = all_with(threads);
+      for (size_t i = 0; i < with_one.size(); ++i) {
+        BOOST_TEST(close(with_several[i], with_one[i], {1e-6, 0}));
+      }
+    }
   }
+  at::set_num_threads(before);
 }
 
 BOOST_AUTO_TEST_CASE(two_threads_share_the_products) {
