@@ -12,8 +12,8 @@ namespace curvature::detail {
 inline int64_t num_threads() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
 
 /// Calls `work(first, end)` for parts of 0, ..., count - 1, distributed over the threads of
-/// LibTorch: for work that calls LibTorch's operations. They record no graph, and what they
-/// allocate is counted where this thread's memory is: a meter warns of what it sees freed alone.
+/// LibTorch: for work that calls LibTorch's operations. They record no graph, and this thread's
+/// memory meter counts what they allocate; LibTorch warns of what a meter sees freed only.
 template <class Work>
 void by_threads(int64_t count, const Work& work) {
   const auto meters = c10::ThreadLocalDebugInfo::current();

@@ -152,21 +152,13 @@ class ArithmeticClock {
     return count;
   }
   static bool is_arithmetic(const std::string& name) {
-    static const std::set<std::string> names = {"aten::mm",
-                                                "aten::addmm",
-                                                "aten::addmm_",
-                                                "aten::bmm",
-                                                "aten::baddbmm",
-                                                "aten::matmul",
-                                                "aten::mm.out",
-                                                "mkldnn::_linear_pointwise",
-                                                "aten::geqrf",
-                                                "aten::linalg_qr",
-                                                "aten::linalg_eigh",
-                                                "aten::mv",
-                                                "aten::linalg_cholesky_ex",
-                                                "aten::linalg_solve_triangular"};
-    return names.count(name) > 0;
+    // clang-format off
+    static const std::set<std::string> names = {
+        "aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::matmul",
+        "aten::mv", "mkldnn::_linear_pointwise", "aten::geqrf", "aten::linalg_qr",
+        "aten::linalg_eigh", "aten::linalg_cholesky_ex", "aten::linalg_solve_triangular"};
+    // clang-format on
+    return names.contains(name);
   }
   static std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& function) {
     if (!is_arithmetic(function.name())) return nullptr;
