@@ -86,7 +86,7 @@ double inner(const at::Tensor& x, const at::Tensor& y) {
 
 at::Tensor inner_rows(const at::Tensor& rows, const at::Tensor& y) {
   const int64_t count = rows.size(0), n = rows.size(1);
-  const int64_t num_pieces = (n + kPiece - 1) / kPiece;
+  const int64_t num_pieces = at::divup(n, kPiece);
   const at::Tensor sums = at::empty({num_pieces, count}, at::kDouble);
   const auto function = sum_of_products_here<float>();
   const auto* of_rows = rows.const_data_ptr<float>();

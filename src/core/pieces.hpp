@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include <ATen/Parallel.h>
+
 #include "core/threads.hpp"
 
 namespace curvature::detail {
@@ -15,8 +17,7 @@ inline int64_t rows_of_a_piece(int64_t width) {
 }
 
 inline int64_t num_pieces(int64_t rows, int64_t width) {
-  const int64_t size = rows_of_a_piece(width);
-  return (rows + size - 1) / size;
+  return at::divup(rows, rows_of_a_piece(width));
 }
 
 /// Calls `compute(piece, begin, count)` for all pieces of `rows` rows, distributed over the threads

@@ -65,7 +65,7 @@ struct Signs {
 template <class Fill, class Scalar>
 void fill(uint64_t seed, uint64_t stream, Scalar* data, int64_t count) {
   constexpr int64_t kPerBlock = Fill::kPerBlock, kGrain = (1 << 14) / kPerBlock;
-  const int64_t blocks = (count + kPerBlock - 1) / kPerBlock;
+  const int64_t blocks = at::divup(count, kPerBlock);
   at::parallel_for(0, blocks, kGrain, [=](int64_t first, int64_t end) {
     const int64_t begin = first * kPerBlock;
     Fill()(at::Philox4_32(seed, stream, static_cast<uint64_t>(first)), data + begin,

@@ -62,8 +62,8 @@ at::Tensor transposed(const at::Tensor& matrix) {
   const auto range = [](int64_t block, int64_t size) {
     return Range{block * kBlock, std::min((block + 1) * kBlock, size)};
   };
-  const int64_t across = (num_columns + kBlock - 1) / kBlock;
-  const int64_t blocks = (n + kBlock - 1) / kBlock * across;
+  const int64_t across = at::divup(num_columns, kBlock);
+  const int64_t blocks = at::divup(n, kBlock) * across;
   AT_DISPATCH_FLOATING_TYPES(matrix.scalar_type(), "transposed", [&] {
     const RowMajor<const scalar_t> from = {matrix.const_data_ptr<scalar_t>(), matrix.stride(0)};
     const RowMajor<scalar_t> to = {result.mutable_data_ptr<scalar_t>(), n};

@@ -197,9 +197,6 @@ void tiles_to_outputs(const TilePointers& tiles, const TileGrid& grid, const Til
   });
 }
 
-/// a / b, rounded up.
-int64_t quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /// `f` with m as a constant.
 template <class F>
 auto with_side(const TileGrid& grid, F f) {
@@ -235,7 +232,7 @@ double TileGrid::cost() const {
   const double filters = of(std::max(in_channels_, out_channels_)) / 8 / of(num_images_);
   // Threads that wait while others take the last of what is divided among them.
   const int64_t parts = threads_take_blocks() ? num_blocks() : places();
-  const double waiting = of(quotient(parts, num_threads()) * num_threads()) / of(parts);
+  const double waiting = of(at::divup(parts, num_threads()) * num_threads()) / of(parts);
   return waiting * of(places()) * (tiles + transforms + filters);
 }
 
@@ -256,7 +253,7 @@ int64_t TileGrid::rows_at_once() const {
 int64_t TileGrid::most_tiles() const { return images_at_once() * rows_at_once() * columns(); }
 
 int64_t TileGrid::num_blocks() const {
-  return quotient(num_images_, images_at_once()) * quotient(rows(), rows_at_once());
+  return at::divup(num_images_, images_at_once()) * at::divup(rows(), rows_at_once());
 }
 
 bool TileGrid::threads_take_blocks() const { return num_blocks() >= num_threads(); }

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 /// The transforms of `winograd.hpp` between images and tiles.
@@ -33,8 +34,8 @@ class TileGrid {
   [[nodiscard]] int64_t width() const { return width_; }
   [[nodiscard]] int64_t side() const { return side_; }  ///< m
   [[nodiscard]] int64_t places() const { return (side_ + 2) * (side_ + 2); }
-  [[nodiscard]] int64_t rows() const { return (height_ + side_ - 1) / side_; }
-  [[nodiscard]] int64_t columns() const { return (width_ + side_ - 1) / side_; }
+  [[nodiscard]] int64_t rows() const { return at::divup(height_, side_); }
+  [[nodiscard]] int64_t columns() const { return at::divup(width_, side_); }
   [[nodiscard]] const std::array<int64_t, 2>& padding() const { return padding_; }
 
   [[nodiscard]] std::vector<TileBlock> blocks() const;
