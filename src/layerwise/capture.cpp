@@ -192,14 +192,8 @@ const ParameterArgument* OperationUse::parameter_at(size_t argument) const {
   return found == parameters.end() ? nullptr : &*found;
 }
 
-void OperationUse::check_unchanged() const {
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    if (!versions[i]) continue;
-    CURVATURE_CHECK(arguments[i].toTensor()._version() == *versions[i], NotSupportedError,
-                    "layers: argument {} of {} was written to after its use; the model must not "
-                    "change a layer's input in place",
-                    i, name);
-  }
+bool OperationUse::was_written_to(size_t argument) const {
+  return versions[argument] && tensor(argument)._version() != *versions[argument];
 }
 
 std::vector<OperationUse> record_uses(const TensorList& parameters,

@@ -38,8 +38,8 @@ struct OperationUse {
   const at::Tensor& tensor(size_t argument) const { return arguments[argument].toTensor(); }
   /// The parameter at an argument, if it is one.
   const ParameterArgument* parameter_at(size_t argument) const;
-  /// @throws NotSupportedError if a tensor argument was written to since
-  void check_unchanged() const;
+  /// Whether a tensor argument was written to since.
+  bool was_written_to(size_t argument) const;
 };
 
 /// Runs `forward` and records every outermost operation that has one of `parameters` (or a view of

@@ -44,6 +44,7 @@ MatchedUse parts_of_groups(
                    .gradients = {}};
     if (const ParameterArgument* weight = use->parameter_at(1)) {
       part.weight = weight->parameter;
+      part.reads = 0;
       add_inputs(batched_input.narrow(1, group * channels, channels), part);
     }
     if (const ParameterArgument* bias = use->parameter_at(2)) part.bias = bias->parameter;

@@ -24,8 +24,8 @@ void set_padding(const c10::IValue& padding, Convolution& convolution) {
 /// Cross-correlation with zero padding; other padding modes pad before. Positions are output
 /// pixels, inputs are patches; each group is a layer of its own.
 MatchedUse convolution_rule(const std::shared_ptr<const OperationUse>& use, ExampleAxis examples) {
-  const bool plain =
-      use->name == "aten::conv1d" || use->name == "aten::conv2d" || use->name == "aten::conv3d";
+  const bool plain = use->name == "aten::conv1d" || use->name == "aten::conv2d" ||
+                     use->name == "aten::conv3d" || use->name == "aten::_convolution_mode";
   const bool general = use->name == "aten::convolution" || use->name == "aten::_convolution";
   const auto& arguments = use->arguments;
   if ((!plain && !general) || (general && arguments[6].toBool())) return {};

@@ -36,7 +36,8 @@ MatchedUse elementwise_rule(const std::shared_ptr<const OperationUse>& use, Exam
   return {.parts = {{.kind = "scale",
                      .weight = vector.parameter,
                      .bias = std::nullopt,
-                     .gradients = [rows, x](const at::Tensor& g) { return rows(g) * rows(x); }}},
+                     .gradients = [rows, x](const at::Tensor& g) { return rows(g) * rows(x); },
+                     .reads = other}},
           .reason = {}};
 }
 

@@ -12,6 +12,9 @@ MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, Exampl
   if (weight == nullptr || !weight->is_whole) {
     return {.parts = {}, .reason = "a part of a parameter is used"};
   }
+  if (use->arguments[3].toBool()) {
+    return {.parts = {}, .reason = "scale_grad_by_freq weighs an example by the others' indices"};
+  }
   const at::Tensor indices = use->tensor(1);
   const auto rows = rows_of_examples(indices.unsqueeze(-1), examples);
   if (!rows) return {.parts = {}, .reason = "its indices have no axis for the examples"};
@@ -24,7 +27,8 @@ MatchedUse embedding_rule(const std::shared_ptr<const OperationUse>& use, Exampl
       .layout = {.groups = 1, .transposed = true},
       .inputs = nullptr,
       .indices = nullptr,
-      .gradients = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); }};
+      .gradients = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); },
+      .reads = 1};
   part.indices = [rows = rows->squeeze(-1), padding_index] {
     // The padding row gets no gradient.
     return padding_index < 0 ? rows : rows.masked_fill(rows.eq(padding_index), -1);

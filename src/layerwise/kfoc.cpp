@@ -32,7 +32,13 @@ class ExampleGradients {
                    const KfacOptions& options, size_t block)
       : risk_(risk), plan_(plan), options_(options), block_(block) {}
 
-  /// Visits them in chunks `[*, rows, columns]`.
+  /// The sum over all workers.
+  at::Tensor over_workers(at::Tensor sum) const {
+    TensorList sums = {std::move(sum)};
+    risk_.reducer().sum(sums);
+    return sums.front();
+  }
+  /// Visits those of this worker in chunks `[*, rows, columns]`.
   void for_each(const std::function<void(const at::Tensor&)>& visit) {
     if (complete_) {
       for (const at::Tensor& chunk : kept_) visit(chunk);
@@ -80,7 +86,7 @@ at::Tensor to_outputs(ExampleGradients& gradients, const at::Tensor& m, int64_t 
   gradients.for_each([&](const at::Tensor& p) {
     sum.add_(at::matmul(at::matmul(p, m), p.transpose(1, 2)).sum(0));
   });
-  return sum;
+  return gradients.over_workers(sum);
 }
 
 /// sum_P P^T U P for U `[rows, rows]`.
@@ -89,7 +95,7 @@ at::Tensor to_inputs(ExampleGradients& gradients, const at::Tensor& u, int64_t c
   gradients.for_each([&](const at::Tensor& p) {
     sum.add_(at::matmul(at::matmul(p.transpose(1, 2), u), p).sum(0));
   });
-  return sum;
+  return gradients.over_workers(sum);
 }
 
 /// The Kronecker product nearest to sum_P vec(P) vec(P)^T in the Frobenius norm: from the largest

@@ -11,6 +11,10 @@ MatchedUse match_use(const std::shared_ptr<const OperationUse>& use, ExampleAxis
   std::string reason;
   for (const LayerRule rule : rules) {
     MatchedUse matched = rule(use, examples);
+    for (const LayerPart& part : matched.parts) {
+      if (!part.reads || !use->was_written_to(*part.reads)) continue;
+      return {.parts = {}, .reason = "its input is written to after its use"};
+    }
     if (!matched.parts.empty()) return matched;
     if (reason.empty()) reason = matched.reason;
   }
@@ -24,8 +28,11 @@ std::string input_key_of(const at::Tensor& tensor) {
 
 std::optional<at::Tensor> rows_of_examples(const at::Tensor& x, ExampleAxis examples) {
   if (x.dim() < 2 || x.size(-1) == 0 || x.numel() == 0) return std::nullopt;
-  const at::Tensor first = examples.second && x.dim() > 2 ? x.transpose(0, 1) : x;
-  if (first.size(0) % examples.count != 0) return std::nullopt;
+  const bool merged = examples.second && x.dim() == 2;
+  const int64_t axis = examples.second && !merged ? 1 : 0;
+  if (x.size(axis) % examples.count != 0) return std::nullopt;
+  const at::Tensor whole = merged ? x.reshape({-1, examples.count, x.size(1)}) : x;
+  const at::Tensor first = examples.second ? whole.transpose(0, 1) : whole;
   return first.reshape({examples.count, -1, x.size(-1)});
 }
 

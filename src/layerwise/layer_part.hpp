@@ -50,6 +50,9 @@ struct LayerPart {
   std::function<at::Tensor(const at::Tensor& output_gradient)> gradients;
   /// For a bias alone: where the gradient of what it is added to arrives.
   torch::autograd::Edge adds_to = {};
+  /// Whether a vector that is added to the last axis of the output is the bias of this layer.
+  bool takes_bias = false;
+  std::optional<size_t> reads = std::nullopt;  ///< the argument of the use that is kept for later
 };
 
 /// Parts of a use, all of its parameters covered; or none, and why.
@@ -62,8 +65,8 @@ struct MatchedUse {
 /// Names the inputs of a layer that are `tensor` as it is.
 std::string input_key_of(const at::Tensor& tensor);
 
-/// Where the N examples are: on the first axis (or part of it, if positions were merged into it),
-/// or on the second of a sequence that comes first.
+/// Where the N examples are: on the first axis (outermost in it, if positions were merged into it),
+/// or on the second of a sequence that comes first (innermost in the first, if both were merged).
 struct ExampleAxis {
   int64_t count;
   bool second = false;

@@ -6,15 +6,15 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/remainder.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <c10/core/InferenceMode.h>
-#include <torch/csrc/autograd/autograd.h>
 
 #include "core/check.hpp"
 #include "core/fast_kernels.hpp"
 #include "layerwise/layer_pass.hpp"
+#include "layerwise/probe.hpp"
 
 namespace curvature::detail {
 
@@ -48,6 +48,16 @@ bool same_block(const LayerBlock& block, const LayerPart& part) {
          (part.weight ? block.weight == part.weight : !block.weight && block.bias == part.bias);
 }
 
+namespace {
+
+/// Whether the rows of one output are those of the other, perhaps with other leading axes.
+bool same_rows(const OperationUse& a, const OperationUse& b) {
+  return a.output_shape.back() == b.output_shape.back() &&
+         c10::multiply_integers(a.output_shape) == c10::multiply_integers(b.output_shape);
+}
+
+}  // namespace
+
 std::vector<MatchedUse> match_uses(const LayerPlan& plan, const Recorded& recorded,
                                    int64_t num_examples) {
   std::vector<MatchedUse> matched;
@@ -58,10 +68,13 @@ std::vector<MatchedUse> match_uses(const LayerPlan& plan, const Recorded& record
   for (size_t j = 0; j < matched.size(); ++j) {
     if (matched[j].parts.size() != 1 || !matched[j].parts.front().adds_to.is_valid()) continue;
     const LayerPart& bias = matched[j].parts.front();
+    if (plan.apart.count(*bias.bias) > 0) continue;
     for (size_t i = 0; i < j; ++i) {
       if (!(recorded.uses[i]->output == bias.adds_to) || matched[i].parts.size() != 1) continue;
       LayerPart& layer = matched[i].parts.front();
-      if (layer.inputs == nullptr || layer.indices != nullptr || layer.bias) continue;
+      if (!layer.takes_bias || layer.bias || !same_rows(*recorded.uses[i], *recorded.uses[j])) {
+        continue;
+      }
       layer.bias = bias.bias;
       matched[j] = {.parts = {}, .reason = {}, .joined = true};
       break;
@@ -75,12 +88,16 @@ namespace {
 /// Builds the blocks from all parts of a forward pass.
 class Planner {
  public:
-  Planner(const EmpiricalRisk& risk, const KfacOptions& options) : risk_(risk), options_(options) {}
+  Planner(const EmpiricalRisk& risk, const KfacOptions& options, std::set<size_t> apart)
+      : risk_(risk), options_(options) {
+    plan_.apart = std::move(apart);
+  }
 
-  /// `other` is the forward pass of another number of examples, by which their axis is recognised.
+  /// `other` is the forward pass of another number of examples, by which and by whose probe their
+  /// axis is recognised.
   LayerPlan plan(const Recorded& recorded, int64_t num_examples, const Recorded& other,
-                 int64_t other_examples) {
-    find_example_axes(recorded, num_examples, other, other_examples);
+                 const Probe& probe) {
+    find_example_axes(recorded, num_examples, other, probe);
     std::set<size_t> used;
     std::vector<LayerPart> parts;
     for (const auto& use : recorded.uses) {
@@ -92,8 +109,12 @@ class Planner {
           parts.push_back(std::move(piece));
       }
     }
-    match(other, other_examples);
+    match(other, probe.num_examples());
     find_unused(used);
+    for (const size_t parameter : mixed_) {
+      plan_.uncovered.insert(
+          {parameter, "the rows of its uses are not sorted by example, or examples share them"});
+    }
     for (const LayerPart& part : parts) add(part);
     drop_uncovered();
     return std::move(plan_);
@@ -113,27 +134,37 @@ class Planner {
     return all;
   }
 
+  /// Where a parameter's uses may have the examples.
+  struct Axes {
+    bool first = true, second = true;
+    bool looks_second = true;
+  };
+
   /// The first axis of a sequence that comes first does not grow with the examples, the second
-  /// does.
+  /// does. Where gradients tell more, they decide: shapes do not show merged axes.
   void find_example_axes(const Recorded& recorded, int64_t num_examples, const Recorded& other,
-                         int64_t other_examples) {
-    if (recorded.uses.size() != other.uses.size()) return;
-    std::map<size_t, bool> is_second;
-    for (size_t i = 0; i < recorded.uses.size(); ++i) {
-      const Shape& a = recorded.uses[i]->output_shape;
+                         const Probe& probe) {
+    if (num_examples == probe.num_examples()) return;  // alone: all rows are its own
+    const bool same_uses = recorded.uses.size() == other.uses.size();
+    std::map<size_t, Axes> axes;
+    for (size_t i = 0; i < other.uses.size(); ++i) {
       const Shape& b = other.uses[i]->output_shape;
-      const bool second = a.size() > 2 && b.size() == a.size() && a[0] == b[0] &&
-                          a[1] == num_examples && b[1] == other_examples;
-      for (const ParameterArgument& argument : recorded.uses[i]->parameters) {
-        const auto [known, is_new] = is_second.insert({argument.parameter, second});
-        if (!is_new && known->second != second) {
-          plan_.uncovered.insert(
-              {argument.parameter, "its uses have the examples on unequal axes"});
-        }
+      const Shape& a = same_uses ? recorded.uses[i]->output_shape : b;
+      const bool second = same_uses && a.size() > 2 && b.size() == a.size() && a[0] == b[0] &&
+                          a[1] == num_examples && b[1] == probe.num_examples();
+      for (const ParameterArgument& argument : other.uses[i]->parameters) {
+        Axes& known = axes[argument.parameter];
+        known.looks_second = known.looks_second && second;
+        known.first = known.first && probe.allows(i, false);
+        known.second = known.second && probe.allows(i, true);
       }
     }
-    for (const auto& [parameter, second] : is_second) {
-      if (second) plan_.sequence_first.insert(parameter);
+    for (const auto& [parameter, known] : axes) {
+      if (known.second && (known.looks_second || !known.first)) {
+        plan_.sequence_first.insert(parameter);
+      } else if (!known.first) {
+        mixed_.insert(parameter);
+      }
     }
   }
 
@@ -141,7 +172,8 @@ class Planner {
     const auto& names = risk_.unused_parameters();
     for (size_t i = 0; i < risk_.parameters().size(); ++i) {
       const std::string& name = risk_.space().entries()[i].name;
-      if (std::find(names.begin(), names.end(), name) != names.end()) {
+      const bool is_empty = risk_.parameters()[i].numel() == 0;
+      if (is_empty || std::find(names.begin(), names.end(), name) != names.end()) {
         plan_.unused.push_back(i);
       } else if (!used.count(i)) {
         plan_.uncovered.insert({i, "no operation was seen to use it"});
@@ -168,7 +200,10 @@ class Planner {
     }
     if (!part.bias || found->bias == part.bias) return;
     if (found->bias) {
-      plan_.uncovered.insert({*part.bias, "its weight is used with another bias as well"});
+      for (const auto& parameter : {found->weight, found->bias, part.bias}) {
+        plan_.uncovered.insert(
+            {*parameter, "its weight has several biases, which separate_bias covers"});
+      }
     } else {
       found->bias = part.bias;
     }
@@ -226,7 +261,9 @@ class Planner {
     bool conflict = false;
     for (const auto& [key, count] : owners) {
       if (count > 1) {
-        conflict |= plan_.uncovered.insert({key.first, "several layers share it"}).second;
+        conflict |= plan_.uncovered
+                        .insert({key.first, "several layers share it, which separate_bias covers"})
+                        .second;
       }
     }
     if (conflict) drop_uncovered();
@@ -235,6 +272,7 @@ class Planner {
   const EmpiricalRisk& risk_;
   const KfacOptions& options_;
   LayerPlan plan_;
+  std::set<size_t> mixed_;  ///< parameters with rows that are not told apart by example
 };
 
 void leave_out(LayerPlan& plan, const LayerBlock& block, const std::string& reason) {
@@ -254,48 +292,49 @@ at::Tensor sum_of_gradients(const LayerPass& pass, const LayerBlock& block, size
   return sum.t().reshape({-1, 1});
 }
 
-/// Gradients of parameters as columns `[shape..., 1]`, zero where none arrived.
-TensorList with_zeros(TensorList gradients, const TensorList& parameters) {
-  for (size_t i = 0; i < gradients.size(); ++i) {
-    if (!gradients[i].defined()) gradients[i] = at::zeros_like(parameters[i].detach());
-    gradients[i] = gradients[i].unsqueeze(-1);
+/// Biases of a block that its layer took over from an operation of their own.
+std::set<size_t> joined_biases(const Recorded& recorded, const LayerPlan& plan,
+                               const LayerBlock& block, int64_t num_examples) {
+  std::set<size_t> joined;
+  const std::vector<MatchedUse> matched = match_uses(plan, recorded, num_examples);
+  for (size_t i = 0; i < matched.size(); ++i) {
+    const size_t parameter = recorded.uses[i]->parameters.front().parameter;
+    if (matched[i].joined && block.bias == parameter) joined.insert(parameter);
   }
-  return gradients;
+  return joined;
 }
 
-/// The gradient of the batch's loss must be what the uses say.
-void check_gradients(const EmpiricalRisk& risk, const BatchRisk& batch, const LayerPass& pass,
-                     LayerPlan& plan) {
-  at::Tensor cotangent;
-  {
-    const c10::InferenceMode no_inference(false);
-    const at::AutoGradMode with_gradients(true);
-    const at::Tensor output = pass.output().requires_grad_();
-    cotangent = torch::autograd::grad({batch.objective(output)}, {output}).front();
-  }
+/// The gradients of a pass must be what the uses say. Returns biases with which they are not, and
+/// without which they may be; if there are none, blocks that fail are left out.
+std::set<size_t> check_gradients(const Recorded& recorded, const Probe& probe,
+                                 const LayerPass& pass, LayerPlan& plan) {
   const at::NoGradGuard no_grad;
-  const TensorList gradients = pass.backward(cotangent, risk.parameters());
-  const TensorList at_parameters =
-      with_zeros(TensorList(gradients.end() - static_cast<std::ptrdiff_t>(risk.parameters().size()),
-                            gradients.end()),
-                 risk.parameters());
   std::vector<double> norms, errors;
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
-    const at::Tensor expected = plan.blocks[i].gather(at_parameters);
+    const at::Tensor expected = plan.blocks[i].gather(probe.at_parameters());
     norms.push_back(expected.norm().item<double>());
-    errors.push_back(
-        pass.uses(i)
-            ? (sum_of_gradients(pass, plan.blocks[i], i, pass.gradients(i, gradients)) - expected)
-                  .norm()
-                  .item<double>()
-            : norms.back());
+    if (!pass.uses(i)) {
+      errors.push_back(norms.back());
+      continue;
+    }
+    const at::Tensor g = pass.gradients(i, probe.at_uses());
+    const at::Tensor sum = sum_of_gradients(pass, plan.blocks[i], i, g);
+    errors.push_back((sum - expected).norm().item<double>());
   }
-  const double tolerance = risk.parameters().front().scalar_type() == at::kDouble ? 1e-8 : 1e-3;
+  const double tolerance = rule_tolerance(pass.output().scalar_type());
   const double scale = norms.empty() ? 0 : *std::max_element(norms.begin(), norms.end());
+  std::set<size_t> joined;
+  std::vector<const LayerBlock*> failed;
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
     if (errors[i] <= tolerance * (norms[i] + 1e-3 * scale)) continue;
-    leave_out(plan, plan.blocks[i], "its gradient is not the one of the operations that were seen");
+    failed.push_back(&plan.blocks[i]);
+    joined.merge(joined_biases(recorded, plan, plan.blocks[i], probe.num_examples()));
   }
+  if (!joined.empty()) return joined;
+  for (const LayerBlock* block : failed) {
+    leave_out(plan, *block, "its gradient is not the one of the operations that were seen");
+  }
+  return {};
 }
 
 /// Example number `index` of a batch, as a batch.
@@ -308,10 +347,13 @@ BatchRisk example_of(const EmpiricalRisk& risk, const BatchRisk& batch, int64_t 
   return risk.on(std::move(example), batch.first_example() + index);
 }
 
-/// Another number of examples: the first of the batch, alone or, if it was alone, twice.
+/// The first examples of a batch, as often as needed for another number of them than it has.
 Batch other_batch(const Batch& batch) {
-  const auto change = [count = batch.size()](const at::Tensor& x) {
-    return !x.defined() ? x : count == 1 ? at::cat({x, x}) : x.narrow(0, 0, 1);
+  const int64_t size = batch.size(), count = size == 1 || size == 3 ? 2 : 3;
+  const auto change = [&](const at::Tensor& x) {
+    if (!x.defined()) return x;
+    const at::Tensor indices = at::arange(count, x.options().dtype(at::kLong));
+    return x.index_select(0, at::remainder(indices, size));
   };
   Batch other;
   for (const at::Tensor& input : batch.inputs) other.inputs.push_back(change(input));
@@ -336,28 +378,47 @@ void drop_left_out(LayerPlan& plan) {
   });
 }
 
+/// Plans again without the biases that `check` returns, until it returns none.
+template <class Check>
+LayerPlan plan_until(const EmpiricalRisk& risk, const KfacOptions& options, const Check& check) {
+  std::set<size_t> apart;
+  for (;;) {
+    auto [plan, wrong] = check(Planner(risk, options, apart));
+    if (wrong.empty()) {
+      drop_left_out(plan);
+      return std::move(plan);
+    }
+    apart.merge(wrong);
+  }
+}
+
 LayerPlan plan_batches(const EmpiricalRisk& risk, const KfacOptions& options,
                        const BatchRisk& batch, const Recorded& recorded) {
   const BatchRisk other = risk.on(other_batch(batch.batch()), batch.first_example());
   const Recorded few = record(risk, other);
-  LayerPlan plan =
-      Planner(risk, options).plan(recorded, batch.batch().size(), few, other.batch().size());
+  const Probe probe(few, other.batch().size(), risk.parameters());
   const bool separate = options.separate_bias;
-  check_positions(LayerPass(risk, plan, batch, recorded, separate),
-                  LayerPass(risk, plan, other, few, separate), plan);
-  drop_left_out(plan);
-  check_gradients(risk, other, LayerPass(risk, plan, other, few, separate), plan);
-  drop_left_out(plan);
-  return plan;
+  return plan_until(risk, options, [&](Planner planner) {
+    LayerPlan plan = planner.plan(recorded, batch.batch().size(), few, probe);
+    check_positions(LayerPass(risk, plan, batch, recorded, separate),
+                    LayerPass(risk, plan, other, few, separate), plan);
+    drop_left_out(plan);
+    const LayerPass pass(risk, plan, other, few, separate);
+    std::set<size_t> wrong = check_gradients(few, probe, pass, plan);
+    return std::pair(std::move(plan), std::move(wrong));
+  });
 }
 
 LayerPlan plan_examples(const EmpiricalRisk& risk, const KfacOptions& options,
                         const BatchRisk& example) {
   const Recorded recorded = record(risk, example);
-  LayerPlan plan = Planner(risk, options).plan(recorded, 1, recorded, 1);
-  check_gradients(risk, example, LayerPass(risk, plan, example, recorded, options.separate_bias),
-                  plan);
-  drop_left_out(plan);
+  const Probe probe(recorded, 1, risk.parameters());
+  LayerPlan plan = plan_until(risk, options, [&](Planner planner) {
+    LayerPlan attempt = planner.plan(recorded, 1, recorded, probe);
+    const LayerPass pass(risk, attempt, example, recorded, options.separate_bias);
+    std::set<size_t> wrong = check_gradients(recorded, probe, pass, attempt);
+    return std::pair(std::move(attempt), std::move(wrong));
+  });
   plan.examples_alone = true;
   return plan;
 }

@@ -21,6 +21,9 @@ struct LayerPlan {
   std::map<size_t, std::string> uncovered;  ///< parameters without a rule, and why
   std::vector<size_t> unused;               ///< parameters that the model does not use
   std::set<size_t> sequence_first;          ///< parameters whose uses have examples second
+  /// Biases that an operation of its own adds to a layer's output, and that are not the layer's:
+  /// the output is used elsewhere as well.
+  std::set<size_t> apart;
   /// Some parameters meet the examples of a batch together (an embedding of positions, added to
   /// each example), so that their gradients come apart only if examples run alone.
   bool examples_alone = false;
@@ -34,10 +37,11 @@ struct Recorded {
 
 Recorded record(const EmpiricalRisk& risk, const BatchRisk& batch);
 
-/// Finds the blocks in the forward pass of a batch and checks them on one of its examples: the
-/// gradient of each covered parameter must be the one that its uses say, and the example must have
-/// as many positions as in the batch. Done once for a risk; costs a forward pass of the batch and
-/// another, with a backward pass, of the example.
+/// Finds the blocks in the forward pass of a batch and checks them on a few of its examples: the
+/// gradient of each covered parameter must be the one that its uses say, the rows of each use must
+/// be the examples' as its rule says, and an example must have as many positions as in the batch.
+/// Done once for a risk; costs a forward pass of the batch and another, with two backward passes,
+/// of three examples.
 LayerPlan plan_layers(const EmpiricalRisk& risk, const KfacOptions& options,
                       const BatchRisk& batch);
 /// The same for the first batch.

@@ -42,6 +42,7 @@ MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, ExampleAx
     // A weight [n, m] that is used as it is makes the layer x W: its matrix is the transpose.
     const bool plain = weight->is_whole || weight->is_transposed;
     if (!plain) return {.parts = {}, .reason = "a part of a parameter is used"};
+    if (weight->view.dim() != 2) return {.parts = {}, .reason = "its weight is not a matrix"};
     part.weight = weight->parameter;
     part.layout.transposed = weight->is_transposed != slots->weight_is_transposed;
     const at::Tensor input = use->tensor(slots->input).detach();
@@ -49,6 +50,10 @@ MatchedUse linear_rule(const std::shared_ptr<const OperationUse>& use, ExampleAx
     if (!rows) return {.parts = {}, .reason = "its input has no axis for the examples"};
     part.inputs = [rows = *rows] { return rows; };
     part.input_key = input_key_of(use->tensor(slots->input));
+    part.reads = slots->input;
+    part.takes_bias = bias == nullptr;
+  } else if (!rows_of_examples(use->tensor(slots->input).detach(), examples)) {
+    return {.parts = {}, .reason = "its input has no axis for the examples"};
   }
   if (bias != nullptr) {
     if (!bias->is_whole || bias->view.dim() != 1) {

@@ -21,7 +21,9 @@ MatchedUse matmul_rule(const std::shared_ptr<const OperationUse>& use, ExampleAx
       .layout = {.groups = 1, .transposed = weight->is_whole},
       .inputs = [rows = *rows] { return rows; },
       .input_key = input_key_of(use->tensor(0)),
-      .gradients = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); }};
+      .gradients = [examples](const at::Tensor& g) { return *rows_of_examples(g, examples); },
+      .takes_bias = true,
+      .reads = 0};
   return {.parts = {part}, .reason = {}};
 }
 

@@ -90,9 +90,9 @@ MatchedUse normalization_rule(const std::shared_ptr<const OperationUse>& use,
         {.kind = normalization->kind,
          .weight = scale->parameter,
          .bias = std::nullopt,
-         .gradients = [rows, normalized = normalization->normalized](const at::Tensor& g) {
-           return *rows(g) * *rows(normalized());
-         }});
+         .gradients = [rows, normalized = normalization->normalized](
+                          const at::Tensor& g) { return *rows(g) * *rows(normalized()); },
+         .reads = 0});
   }
   if (shift != nullptr) {
     matched.parts.push_back({.kind = normalization->kind,

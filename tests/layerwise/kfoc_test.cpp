@@ -4,6 +4,7 @@
 #include <curvature/matrix_free/ggn.hpp>
 
 #include "support/dense_operator.hpp"
+#include "support/problems.hpp"
 
 BOOST_AUTO_TEST_SUITE(kfoc_test)
 
@@ -13,7 +14,7 @@ using namespace curvature::testing;
 namespace {
 
 /// tanh(x W^T) V^T without biases, so that blocks are those of the parameters.
-EmpiricalRisk plain_risk(int64_t examples, int64_t batch_size) {
+EmpiricalRisk plain_risk(int64_t examples, int64_t batch_size, RiskOptions options = {}) {
   torch::manual_seed(4);
   const at::Tensor w = torch::randn({4, 6}, double_options()).requires_grad_();
   const at::Tensor v = torch::randn({3, 4}, double_options()).requires_grad_();
@@ -23,7 +24,8 @@ EmpiricalRisk plain_risk(int64_t examples, int64_t batch_size) {
   const at::Tensor labels = torch::arange(examples, at::kLong).remainder(3).to(test_device());
   return EmpiricalRisk(
       model, cross_entropy(),
-      tensor_dataset({torch::randn({examples, 6}, double_options())}, labels, batch_size));
+      tensor_dataset({torch::randn({examples, 6}, double_options())}, labels, batch_size),
+      std::move(options));
 }
 
 /// The best Kronecker product B x A with B `[m, m]` of a block, by Van Loan's rearrangement.
@@ -50,6 +52,13 @@ BOOST_AUTO_TEST_CASE(it_is_the_nearest_product_of_each_block) {
     BOOST_TEST((actual - exact).norm().item<double>() <=
                (materialize(*kfac(risk)) - exact).norm().item<double>());
   }
+}
+
+BOOST_AUTO_TEST_CASE(workers_fit_the_examples_of_all) {
+  const EmpiricalRisk one = plain_risk(20, 7, {.reduction = Reduction::kSum});
+  const EmpiricalRisk two =
+      plain_risk(20, 7, {.reduction = Reduction::kSum, .reducer = std::make_shared<HeldTwice>()});
+  BOOST_TEST(close(materialize(*kfoc(two)), 2 * materialize(*kfoc(one)), {1e-9, 0}));
 }
 
 BOOST_AUTO_TEST_CASE(one_example_is_exact_and_forward_only_is_refused) {

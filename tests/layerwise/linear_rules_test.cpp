@@ -9,6 +9,82 @@ using namespace curvature::testing;
 
 namespace {
 
+/// Rows that are not sorted by example, or not all there.
+void add_other_orders(std::vector<LayerCase>& all) {
+  const at::Tensor w = parameter({2, 3}, 51), b = parameter({2}, 52);
+  const std::vector<NamedTensor> both = {{"weight", w}, {"bias", b}};
+  const auto add = [&](const std::string& name, const Layer& f, at::IntArrayRef shape) {
+    const HandLayer hand = [=](Tape& t, const TensorList& x) {
+      Shape output = x[0].sizes().vec();
+      output.back() = 2;
+      return t.linear("layer", x[0].reshape({-1, 3}), w, b).reshape(output);
+    };
+    all.push_back(make_case(name, both, f, hand, kJoint, {numbers(shape, 53)}));
+  };
+  const Layer outside = [=](const TensorList& x) {  // as in LibTorch's attention
+    const at::Tensor rows = x[0].transpose(0, 1).reshape({-1, 3});
+    return at::linear(rows, w, b).view({x[0].size(1), x[0].size(0), 2}).transpose(0, 1);
+  };
+  add("positions outside, merged", outside, {6, 4, 3});
+  add("positions outside, merged, as long as a batch", outside, {4, 4, 3});
+  add("positions outside, merged, an odd number", outside, {5, 3, 3});
+  const Layer third = [=](const TensorList& x) {
+    return at::linear(x[0].permute({1, 2, 0, 3}), w, b).permute({2, 0, 1, 3});
+  };
+  add("examples third", third, {5, 3, 2, 3});
+  add("examples third, as long as a batch", third, {6, 4, 3, 3});
+
+  // Only rows that begin with a positive number: another count in each example.
+  const at::Tensor ragged = numbers({6, 4, 3}, 54);
+  const auto kept = [](const at::Tensor& x) { return x.select(-1, 0).gt(0).nonzero_numpy(); };
+  all.push_back(make_case(
+      "packed rows of unequal examples", both,
+      [=](const TensorList& x) {
+        const std::vector<at::Tensor> where = kept(x[0]);
+        const at::Tensor rows = at::linear(x[0].index({where[0], where[1]}), w, b);
+        const at::Tensor padded = at::zeros({x[0].size(0), x[0].size(1), 2}, rows.options());
+        return padded.index_put({where[0], where[1]}, rows.tanh());
+      },
+      [=](Tape& t, const TensorList& x) {
+        const at::Tensor where = kept(x[0])[0];
+        const at::Tensor rows = t.linear("layer", x[0].index_select(0, where), w, b);
+        return at::zeros({x[0].size(0), 2}, rows.options()).index_put({where}, rows.tanh());
+      },
+      kJoint, {ragged}));
+  const at::Tensor product_bias = parameter({2}, 55);
+  all.push_back(make_case(
+      "mm with W^T whose output is used without the bias as well",
+      {{"weight", w}, {"bias", product_bias}},
+      [=](const TensorList& x) {
+        const at::Tensor y = x[0].mm(w.t());
+        return (y + product_bias).tanh() * y;
+      },
+      [=](Tape& t, const TensorList& x) {
+        const at::Tensor y = t.linear("layer", x[0].unsqueeze(0), w);
+        return (t.shift("bias", y, product_bias).tanh() * y).squeeze(0);
+      },
+      [](ParameterIndex& i) {
+        return std::map<std::string, BlockIndex>{{"layer", matrix(i["weight"])},
+                                                 {"bias", column(i["bias"])}};
+      },
+      {numbers({5, 3}, 56)}));
+  const at::Tensor wide = parameter({6, 3}, 57), short_bias = parameter({2}, 58);
+  all.push_back(make_case(
+      "a bias of some of the outputs", {{"weight", wide}, {"bias", short_bias}},
+      [=](const TensorList& x) {
+        return x[0].mm(wide.t()).view({-1, 3, 2}) + short_bias;
+      },
+      [=](Tape& t, const TensorList& x) {
+        const at::Tensor y = t.linear("layer", x[0].unsqueeze(0), wide);
+        return t.shift("bias", y.view({3, 2}), short_bias);
+      },
+      [](ParameterIndex& i) {
+        return std::map<std::string, BlockIndex>{{"layer", matrix(i["weight"])},
+                                                 {"bias", column(i["bias"])}};
+      },
+      {numbers({5, 3}, 59)}));
+}
+
 void add_linear(std::vector<LayerCase>& all) {
   const at::Tensor w = parameter({2, 3}, 1), b = parameter({2}, 2), v = parameter({3, 2}, 3);
   const std::vector<NamedTensor> both = {{"weight", w}, {"bias", b}};
@@ -108,6 +184,7 @@ void add_linear(std::vector<LayerCase>& all) {
         },
         kJoint, {sequence ? numbers({4, 2, 3}, 23) : numbers({6, 3}, 23)}));
   }
+  add_other_orders(all);
   const at::Tensor frozen = numbers({2, 3}, 9);
   all.push_back(make_case(
       "frozen weight", {{"weight", frozen}, {"bias", b}},

@@ -3,24 +3,13 @@
 
 #include "optim/singd.hpp"
 #include "support/optimizer_laws.hpp"
+#include "support/problems.hpp"
 
 BOOST_AUTO_TEST_SUITE(singd_test)
 
 using namespace curvature;
 using namespace curvature::optim;
 using namespace curvature::testing;
-
-namespace {
-
-/// Two workers that hold the same examples.
-class HeldTwice final : public Reducer {
- public:
-  void sum(TensorList& contributions) const override {
-    for (at::Tensor& tensor : contributions) tensor = 2 * tensor;
-  }
-};
-
-}  // namespace
 
 BOOST_AUTO_TEST_CASE(members_of_the_family_are_minimizers) {
   const auto check = [](SingdOptions options, const MinimizerLaws& laws) {

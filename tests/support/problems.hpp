@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include <curvature/core/reducer.hpp>
 #include <curvature/model/empirical_risk.hpp>
 
 namespace curvature::testing {
@@ -27,6 +28,14 @@ struct Problem {
   EmpiricalRisk risk(int64_t batch_size, RiskOptions options = {}) const {
     return EmpiricalRisk(model, loss, tensor_dataset(inputs, targets, batch_size),
                          std::move(options));
+  }
+};
+
+/// Two workers that hold the same examples.
+class HeldTwice final : public Reducer {
+ public:
+  void sum(TensorList& contributions) const override {
+    for (at::Tensor& tensor : contributions) tensor = 2 * tensor;
   }
 };
 
