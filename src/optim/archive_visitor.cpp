@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <sstream>
 
 #include <ATen/ops/scalar_tensor.h>
 
@@ -6,10 +7,19 @@
 #include "optim/archive_visitor.hpp"
 
 namespace curvature::optim {
+namespace {
+
+/// Metadata: the names of tensors that are not defined, each on a line.
+constexpr const char* kUndefined = "undefined";
+
+}  // namespace
 
 void ArchiveWriter::tensor(const std::string& name, at::Tensor& value) {
-  if (value.defined())
+  if (value.defined()) {
     archive_->tensors[prefix_ + name] = value.detach().clone(at::MemoryFormat::Contiguous);
+  } else {
+    archive_->metadata[kUndefined] += prefix_ + name + "\n";
+  }
 }
 
 void ArchiveWriter::count(const std::string& name, int64_t& value) {
@@ -18,6 +28,13 @@ void ArchiveWriter::count(const std::string& name, int64_t& value) {
 
 void ArchiveWriter::number(const std::string& name, double& value) {
   archive_->tensors[prefix_ + name] = at::scalar_tensor(value, at::kDouble);
+}
+
+ArchiveReader::ArchiveReader(const Archive& archive) : archive_(&archive) {
+  const auto found = archive.metadata.find(kUndefined);
+  if (found == archive.metadata.end()) return;
+  std::istringstream names(found->second);
+  for (std::string name; std::getline(names, name);) undefined_.insert(name);
 }
 
 const at::Tensor* ArchiveReader::find(const std::string& name) {
@@ -37,11 +54,19 @@ const at::Tensor& ArchiveReader::scalar(const std::string& name, at::ScalarType 
 
 void ArchiveReader::tensor(const std::string& name, at::Tensor& value) {
   const at::Tensor* found = find(name);
+  CURVATURE_CHECK(found || undefined_.count(asked_.back()) > 0, DataError,
+                  "load: '{}' is missing; was the state saved by another optimizer?",
+                  asked_.back());
   const at::Tensor loaded = found ? found->clone() : at::Tensor();
-  CURVATURE_CHECK(!loaded.defined() || !value.defined() || loaded.sizes() == value.sizes(),
-                  DataError, "load: '{}' has another shape; expected {}, got {}", asked_.back(),
-                  curvature::detail::to_string(value.sizes()),
-                  curvature::detail::to_string(loaded.sizes()));
+  CURVATURE_CHECK(!loaded.defined() || loaded.is_floating_point(), DataError,
+                  "load: '{}' has another dtype; expected real numbers, got {}", asked_.back(),
+                  c10::toString(found->scalar_type()));
+  CURVATURE_CHECK(
+      !loaded.defined() || !value.defined() ||
+          (loaded.sizes() == value.sizes() && loaded.scalar_type() == value.scalar_type()),
+      DataError, "load: '{}' has another shape or dtype; expected {} {}, got {} {}", asked_.back(),
+      c10::toString(value.scalar_type()), curvature::detail::to_string(value.sizes()),
+      c10::toString(loaded.scalar_type()), curvature::detail::to_string(loaded.sizes()));
   changes_.push_back([&value, loaded] { value = loaded; });
 }
 

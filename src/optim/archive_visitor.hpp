@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,10 +28,10 @@ class ArchiveWriter : public StateVisitor {
 /// Finds in an archive what it is shown; nothing changes until `commit`.
 class ArchiveReader : public StateVisitor {
  public:
-  explicit ArchiveReader(const Archive& archive) : archive_(&archive) {}
+  explicit ArchiveReader(const Archive& archive);
   void under(std::string prefix) { prefix_ = std::move(prefix) + "/"; }
 
-  /// A tensor that the archive lacks is undefined. @throws DataError if a number is missing
+  /// @throws DataError if the archive lacks it, or has another shape or dtype than there is
   void tensor(const std::string& name, at::Tensor& value) override;
   void count(const std::string& name, int64_t& value) override;
   void number(const std::string& name, double& value) override;
@@ -44,6 +45,7 @@ class ArchiveReader : public StateVisitor {
 
   const Archive* archive_;
   std::string prefix_;
+  std::set<std::string> undefined_;  ///< tensors that were not there when the state was saved
   std::vector<std::string> asked_;
   std::vector<std::function<void()>> changes_;
 };

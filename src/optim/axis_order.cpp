@@ -52,6 +52,7 @@ class ReorderedEstimator : public CovarianceEstimator {
     const at::Tensor direction = inner_->step(permuted(gradient, axes_), momentum);
     return direction.defined() ? permuted(direction, back_) : direction;
   }
+  bool steps_at_start() const override { return inner_->steps_at_start(); }
   at::Tensor to_parameter(const at::Tensor& x) const override {
     return permuted(inner_->to_parameter(x), back_);
   }

@@ -121,7 +121,10 @@ at::Tensor EigenbasisEstimator::step(const at::Tensor& gradient, Momentum& momen
 bool EigenbasisEstimator::start(const at::Tensor& gradient) {
   if (fits_divergence()) {
     const double scale = mean(gradient * gradient);
-    if (scale == 0) return false;
+    const bool sets_scale = !settings_.initial_eigenvalue;
+    if (scale == 0 || (sets_scale && scale < smallest_mean_square(gradient.scalar_type()))) {
+      return false;
+    }
     start_factors(std::pow(scale, 1 / static_cast<double>(modes_.size())));
   }
   started_ = 1;

@@ -45,6 +45,9 @@ class EigenbasisEstimator : public CovarianceEstimator {
   EigenbasisEstimator(const ParameterView& view, const EigenbasisSettings& settings);
 
   at::Tensor step(const at::Tensor& gradient, Momentum& momentum) override;
+  bool steps_at_start() const override {
+    return settings_.first_gradient != FirstGradient::kBasisOnly;
+  }
   at::Tensor to_parameter(const at::Tensor& x) const override;
   OperatorPtr snapshot() const override;
   void visit(StateVisitor& visitor) override;

@@ -47,7 +47,10 @@ PreconditionedOptions fallback_options(PreconditionedOptions options) {
   if (!options.fallback_momentum) return options;
   options.momentum = *options.fallback_momentum;
   options.clip = {.gradient_norm = options.clip.gradient_norm};
-  options.weight_decay.kind = WeightDecay::kDecoupled;
+  // AdamW has no sum of directions and decay.
+  if (options.weight_decay.kind == WeightDecay::kDirection) {
+    options.weight_decay.kind = WeightDecay::kDecoupled;
+  }
   return options;
 }
 
@@ -175,6 +178,7 @@ at::Tensor Preconditioned::Member::direction(const at::Tensor& gradient) {
 }
 
 void Preconditioned::Member::move(const at::Tensor& direction, double rate) {
+  if (!direction.defined() && !parts.empty() && !parts.front().estimator->steps_at_start()) return;
   const auto [decay, kind] = options.weight_decay;
   const double shrink = kind == WeightDecay::kIndependent ? decay : rate * decay;
   const bool before = kind == WeightDecay::kDecoupled || kind == WeightDecay::kIndependent;
@@ -240,7 +244,15 @@ void Preconditioned::Member::visit(StateVisitor& visitor) {
   visitor.tensor("kept", kept);
   visitor.number("squared_rates", squared_rates);
   visitor.count("averaged_steps", averaged_steps);
-  after.visit(visitor);
+  // The other one keeps nothing, and has the same names.
+  if (options.momentum.place == MomentumPlace::kAfter) after.visit(visitor);
+}
+
+void Preconditioned::Member::visit_part(size_t i, StateVisitor& visitor) {
+  Part& part = parts[i];
+  if (options.momentum.place == MomentumPlace::kBefore) part.before.visit(visitor);
+  part.graft.visit(visitor);
+  part.estimator->visit(visitor);
 }
 
 std::string Preconditioned::Member::layout() const {

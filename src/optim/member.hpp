@@ -55,8 +55,9 @@ struct Preconditioned::Member {
   void evaluate();           ///< puts averages into the parameter
   void continue_training();  ///< takes them out
 
-  void visit(StateVisitor& visitor);
-  std::string layout() const;  ///< the parameter's shape and its blocks'
+  void visit(StateVisitor& visitor);                 ///< but for the parts
+  void visit_part(size_t i, StateVisitor& visitor);  ///< the i-th
+  std::string layout() const;                        ///< the parameter's shape and its blocks'
   int64_t state_bytes() const;
 
   std::string name;

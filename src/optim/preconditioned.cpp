@@ -1,6 +1,8 @@
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
+#include <sstream>
 #include <unordered_map>
 
 #include <ATen/TensorOperators.h>
@@ -8,6 +10,7 @@
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/full.h>
 #include <torch/serialize/archive.h>
+#include <fmt/ranges.h>
 
 #include <curvature/core/memory.hpp>
 #include <curvature/optim/preconditioned.hpp>
@@ -22,7 +25,8 @@
 namespace curvature::optim {
 namespace {
 
-constexpr const char* kFormat = "curvature optimizer 1";
+constexpr const char* kFormat = "curvature optimizer 2";
+constexpr const char* kRates = "learning rates";
 
 void check_rate(double learning_rate) {
   CURVATURE_CHECK(
@@ -49,6 +53,13 @@ void check_options(const PreconditionedOptions& options) {
                   "Preconditioned: expected iterates.decay in [0, 1) and interpolation in (0, 1], "
                   "got {} and {}",
                   options.iterates.decay, options.iterates.interpolation);
+  const GraftOptions& graft = options.graft;
+  CURVATURE_CHECK(
+      std::isfinite(graft.epsilon) && graft.epsilon >= 0, OptionError,
+      "Preconditioned: expected a graft.epsilon that is finite and not negative, got {}",
+      graft.epsilon);
+  CURVATURE_CHECK(graft.beta2 >= 0 && graft.beta2 < 1, OptionError,
+                  "Preconditioned: expected graft.beta2 in [0, 1), got {}", graft.beta2);
   const ViewOptions& view = options.view;
   CURVATURE_CHECK(view.merge_up_to >= 0 && view.block_size >= 0 && view.max_dense >= 0, OptionError,
                   "Preconditioned: sizes of views must not be negative");
@@ -106,7 +117,7 @@ void Preconditioned::add_group(ParameterGroup group) {
                     megabytes(bytes), megabytes(limit));
   }
   std::move(added.begin(), added.end(), std::back_inserter(members_));
-  add_param_group(torch::optim::OptimizerParamGroup(std::move(tensors)));
+  Optimizer::add_param_group(torch::optim::OptimizerParamGroup(std::move(tensors)));
   // Afterwards: LibTorch gives options of a kind that it does not know the first group's values.
   param_groups().back().set_options(
       std::make_unique<PreconditionedGroupOptions>(std::move(group.options)));
@@ -246,8 +257,13 @@ at::Tensor Preconditioned::step(LossClosure closure) {
 StepReport Preconditioned::step(const EmpiricalRisk& batch) {
   auto [loss, gradient] = batch.loss_and_gradient();
   std::unordered_map<const c10::TensorImpl*, at::Tensor> by_parameter;
+  const std::vector<std::string>& unused = batch.unused_parameters();
   for (size_t i = 0; i < gradient.size(); ++i) {
-    by_parameter[batch.parameters()[i].unsafeGetTensorImpl()] = gradient[i];
+    const std::string& name = batch.space().entries()[i].name;
+    const bool is_unused = std::find(unused.begin(), unused.end(), name) != unused.end() &&
+                           gradient[i].count_nonzero().item<int64_t>() == 0;
+    by_parameter[batch.parameters()[i].unsafeGetTensorImpl()] =
+        is_unused ? at::Tensor() : gradient[i];
   }
   TensorList gradients;
   for (const auto& member : members_) {
@@ -289,11 +305,20 @@ void visit_all(Visitor& visitor, const Members& members) {
     for (size_t i = 0; i < member->parts.size(); ++i) {
       visitor.under(member->parts.size() == 1 ? member->name
                                               : fmt::format("{}/{}", member->name, i));
-      member->parts[i].before.visit(visitor);
-      member->parts[i].graft.visit(visitor);
-      member->parts[i].estimator->visit(visitor);
+      member->visit_part(i, visitor);
     }
   }
+}
+
+/// One for each group.
+std::vector<double> read_rates(const Archive& archive, size_t num_groups) {
+  const auto found = archive.metadata.find(kRates);
+  std::istringstream text(found == archive.metadata.end() ? "" : found->second);
+  const std::vector<double> rates{std::istream_iterator<double>(text), {}};
+  CURVATURE_CHECK(rates.size() == num_groups, DataError,
+                  "load: the state has {} learning rates; expected {}, one for each group",
+                  rates.size(), num_groups);
+  return rates;
 }
 
 }  // namespace
@@ -301,6 +326,7 @@ void visit_all(Visitor& visitor, const Members& members) {
 Archive Preconditioned::save() const {
   Archive archive;
   archive.metadata["format"] = kFormat;
+  archive.metadata[kRates] = fmt::format("{}", fmt::join(learning_rates(), " "));
   for (const auto& member : members_) archive.metadata["/" + member->name] = member->layout();
   ArchiveWriter writer(archive);
   visit_all(writer, members_);
@@ -319,9 +345,17 @@ void Preconditioned::load(const Archive& archive) {
                     "load: '{}' has another shape; expected {}, got {}", member->name,
                     member->layout(), layout->second);
   }
+  const std::vector<double> rates = read_rates(archive, param_groups().size());
   ArchiveReader reader(archive);
   visit_all(reader, members_);
   reader.commit();
+  for (size_t i = 0; i < rates.size(); ++i) param_groups()[i].options().set_lr(rates[i]);
+}
+
+std::vector<double> Preconditioned::learning_rates() const {
+  std::vector<double> rates;
+  for (size_t i = 0; i < param_groups().size(); ++i) rates.push_back(rate_of(i));
+  return rates;
 }
 
 void Preconditioned::save(torch::serialize::OutputArchive& out) const {

@@ -201,7 +201,7 @@ class SpikedKlShampooEstimator : public CovarianceEstimator {
  private:
   bool start(const at::Tensor& gradient) {
     const double scale = gradient.square().mean(at::kDouble).item<double>();
-    if (scale == 0) return false;
+    if (scale < smallest_mean_square(gradient.scalar_type())) return false;
     const RandomSource random =
         RandomSource(options_.seed).derive(static_cast<uint64_t>(view_.index));
     for (size_t i = 0; i < factors_.size(); ++i) {

@@ -37,9 +37,12 @@ inline std::vector<OptimMethod> optim_methods() {
   KlShampooEstimatorOptions kl_soap = kl_soap_options();
   kl_soap.refresh = {.interval = 3, .start = 3, .warm = 2};
   const PreconditionedOptions bounded = {.clip = {.rms = 2, .entry = 10}};
+  const PreconditionedOptions of_directions = {
+      .momentum = {.averaging = Averaging::kHeavyBall, .place = MomentumPlace::kAfter}};
   return {
       {"sgd", identity_estimator(), {}, false, 0.05},
       {"adamw", adam_estimator()},
+      {"rmsprop", adam_estimator(), of_directions, false, 0.005},
       {"root-free", adam_estimator(root_free_adam_options(1)), {}, false, 0.05},
       {"shampoo", shampoo_estimator({.factor_epsilon = 1e-6, .refresh = {.interval = 3}})},
       {"shampoo-half",

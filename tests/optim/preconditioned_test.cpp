@@ -1,14 +1,18 @@
 // The parts of the composed optimizer, each against its formula.
 
+#include <sstream>
+
 #include <torch/torch.h>
 
 #include <boost/test/unit_test.hpp>
 
 #include <curvature/core/error.hpp>
 #include <curvature/model/loss.hpp>
+#include <curvature/optim/kl_shampoo_estimator.hpp>
 #include <curvature/optim/preconditioned.hpp>
 #include <curvature/optim/shampoo_estimator.hpp>
 #include <curvature/optim/soap_estimator.hpp>
+#include <curvature/optim/spiked_kl_shampoo_estimator.hpp>
 
 #include "optim/reference.hpp"
 #include "optim/tensor_view.hpp"
@@ -307,6 +311,50 @@ BOOST_AUTO_TEST_CASE(the_fallback_has_a_momentum_of_its_own) {
   BOOST_TEST(close(b.detach(), trajectory(adam_estimator(), slow, d.start[0], rows)[-1]));
 }
 
+BOOST_AUTO_TEST_CASE(the_fallback_decays_as_the_options_say) {
+  const Descent d;
+  const at::Tensor start = d.start[0].clone();
+  std::vector<at::Tensor> rows;
+  for (const at::Tensor& gradient : d.gradients) rows.push_back(gradient[0].clone());
+  const auto run = [&](WeightDecay kind, bool as_fallback) {
+    PreconditionedOptions options = plain();
+    options.weight_decay = {.decay = 0.5, .kind = kind};
+    if (as_fallback) options.fallback_momentum = MomentumOptions{.beta = 0};
+    return trajectory(adam_estimator(), options, start, rows);
+  };
+  for (const WeightDecay kind : {WeightDecay::kDecoupled, WeightDecay::kDecoupledAfter,
+                                 WeightDecay::kIndependent, WeightDecay::kGradient}) {
+    BOOST_TEST(close(run(kind, true), run(kind, false)));
+  }
+  BOOST_TEST(close(run(WeightDecay::kDirection, true), run(WeightDecay::kDecoupled, false)));
+}
+
+BOOST_AUTO_TEST_CASE(a_gradient_that_makes_the_basis_alone_moves_nothing) {
+  const Descent d;
+  PreconditionedOptions options = plain();
+  options.weight_decay.decay = 0.5;
+  const auto values = trajectory(soap_estimator({.first_gradient = FirstGradient::kBasisOnly}),
+                                 options, d.start, d.gradients);
+  BOOST_TEST(at::equal(values[0], d.start));
+  BOOST_TEST(!at::equal(values[1], d.start));
+}
+
+BOOST_AUTO_TEST_CASE(a_first_gradient_too_small_to_set_a_scale_counts_as_none) {
+  for (const double size : {1e-19, 1e-22}) {
+    std::vector<at::Tensor> gradients = random_gradients(kShape, kSteps);
+    gradients[0] *= size;
+    for (at::Tensor& gradient : gradients) gradient = gradient.to(at::kFloat);
+    for (const EstimatorFactory& estimator :
+         {kl_shampoo_estimator(), kl_shampoo_estimator(kl_soap_options()),
+          spiked_kl_shampoo_estimator()}) {
+      const at::Tensor start = random_parameter(kShape).to(at::kFloat);
+      const at::Tensor values = trajectory(estimator, plain(), start, gradients);
+      BOOST_TEST(at::equal(values[0], start));
+      BOOST_TEST(at::isfinite(values).all().item<bool>());
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(groups_and_schedulers_of_libtorch_work) {
   const Descent d;
   at::Tensor a = d.start.clone().requires_grad_(), b = d.start.clone().requires_grad_();
@@ -330,6 +378,16 @@ BOOST_AUTO_TEST_CASE(groups_and_schedulers_of_libtorch_work) {
     reference_schedule.step();
   }
   BOOST_TEST(optimizer.learning_rate() < kRate);
+  std::stringstream stream;
+  torch::save(optimizer, stream);
+  Preconditioned loaded(
+      {{.parameters = {{"a", a}}, .estimator = identity_estimator(), .options = plain()},
+       {.parameters = {{"b", b}}, .estimator = identity_estimator(), .options = plain()}});
+  torch::load(loaded, stream);
+  for (size_t i : {0, 1}) {
+    BOOST_TEST(loaded.param_groups()[i].options().get_lr() ==
+               optimizer.param_groups()[i].options().get_lr());
+  }
   BOOST_TEST(close(a.detach(), x.detach()));
   BOOST_TEST(close(b.detach(), y.detach()));
 }
@@ -372,6 +430,45 @@ BOOST_AUTO_TEST_CASE(a_risk_gives_its_gradient) {
   BOOST_TEST(!w.grad().defined());
 }
 
+BOOST_AUTO_TEST_CASE(a_parameter_that_the_model_does_not_use_is_skipped) {
+  at::Tensor w = at::zeros({3}, at::kDouble).requires_grad_();
+  at::Tensor spare = at::ones({3}, at::kDouble).requires_grad_();
+  const Model model([w](const TensorList& x) { return x[0].matmul(w); },
+                    {{"w", w}, {"spare", spare}});
+  const EmpiricalRisk risk(model, mean_squared_error(),
+                           tensor_dataset({random_parameter({6, 3})}, random_parameter({6}), 6));
+  PreconditionedOptions options = plain();
+  options.weight_decay.decay = 0.5;
+  Preconditioned optimizer({{"w", w}, {"spare", spare}}, adam_estimator(), options);
+  optimizer.step(risk);
+  BOOST_TEST(at::equal(spare, at::ones_like(spare)));
+  BOOST_TEST(!at::equal(w, at::zeros_like(w)));
+}
+
+BOOST_AUTO_TEST_CASE(damaged_state_is_refused) {
+  const Descent d;
+  at::Tensor w = d.start.clone().requires_grad_();
+  Preconditioned optimizer({{"w", w}}, soap_estimator(), plain());
+  w.mutable_grad() = d.gradients[0];
+  optimizer.step();
+  const Archive whole = optimizer.save();
+  for (const auto& [name, tensor] : whole.tensors) {
+    Archive missing = whole, other = whole;
+    missing.tensors.erase(name);
+    other.tensors[name] = tensor.to(at::kBool);
+    const auto names_it = [&key = name](const Error& error) {
+      return std::string(error.what()).find(key) != std::string::npos;
+    };
+    for (const Archive& damaged : {missing, other}) {
+      Preconditioned fresh({{"w", w}}, soap_estimator(), plain());
+      BOOST_CHECK_EXCEPTION(fresh.load(damaged), DataError, names_it);
+    }
+  }
+  Archive without_rates = whole;
+  without_rates.metadata.erase("learning rates");
+  BOOST_CHECK_THROW(optimizer.load(without_rates), DataError);
+}
+
 BOOST_AUTO_TEST_CASE(what_makes_no_sense_is_refused) {
   at::Tensor w = at::zeros(kShape, at::kDouble).requires_grad_();
   const auto make = [&](const PreconditionedOptions& options) {
@@ -391,6 +488,9 @@ BOOST_AUTO_TEST_CASE(what_makes_no_sense_is_refused) {
   BOOST_CHECK_THROW(make(options), OptionError);
   options = {};
   options.iterates.interpolation = 0;
+  BOOST_CHECK_THROW(make(options), OptionError);
+  options = {};
+  options.graft.epsilon = -1;
   BOOST_CHECK_THROW(make(options), OptionError);
   BOOST_CHECK_THROW(adam_estimator({.beta2 = 1}), OptionError);
   BOOST_CHECK_THROW(soap_estimator({.refresh = {.interval = 0}}), OptionError);

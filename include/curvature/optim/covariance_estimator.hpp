@@ -56,6 +56,8 @@ class CovarianceEstimator {
   /// coordinates. Undefined, with nothing changed for the momentum, if the gradient only served to
   /// start.
   virtual at::Tensor step(const at::Tensor& gradient, Momentum& momentum) = 0;
+  /// Whether a gradient that only served to start counts as a step along nothing, with decay.
+  virtual bool steps_at_start() const { return true; }
   /// From the coordinates in which the momentum is kept to the parameter's own.
   virtual at::Tensor to_parameter(const at::Tensor& x) const { return x; }
   /// S as an operator between plain vectors, frozen: what `step` applies a power of.

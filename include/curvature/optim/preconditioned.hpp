@@ -166,6 +166,8 @@ class Preconditioned : public torch::optim::Optimizer, public Minimizer {
 
   /// Adds parameters, for example of a layer that was frozen so far.
   void add_group(ParameterGroup group);
+  /// LibTorch's groups have no names and no estimator: use `add_group`.
+  void add_param_group(const torch::optim::OptimizerParamGroup&) = delete;
 
   /// One step along the gradients that the parameters have. Calls `closure` first, if there is one,
   /// to compute them. @throws NumericalError that names the parameter whose gradient is not finite,
@@ -182,6 +184,7 @@ class Preconditioned : public torch::optim::Optimizer, public Minimizer {
   /// Puts the iterates of training back.
   void train();
 
+  /// State, learning rates included.
   Archive save() const override;
   void load(const Archive& archive) override;
   /// For `torch::save`: the same content.
@@ -205,6 +208,7 @@ class Preconditioned : public torch::optim::Optimizer, public Minimizer {
   void step_others(const TensorList& gradients);
   void bound_divergence(const TensorList& gradients, const TensorList& directions);
   double rate_of(size_t group) const;
+  std::vector<double> learning_rates() const;  ///< of the groups
 
   template <class Dictionary>
   static std::vector<NamedTensor> named_tensors(const Dictionary& items) {
