@@ -51,10 +51,11 @@ bool is_differentiated_by_ours(const at::Tensor& a, const at::Tensor& b) {
          a.scalar_type() == b.scalar_type() && a.numel() > 0 && a.sizes().equals(b.sizes());
 }
 
-/// The first two are made of other operations above this level; the others are where LibTorch
+/// The first three are made of other operations above this level; the others are where LibTorch
 /// writes down how a gradient is to be differentiated.
 TORCH_LIBRARY_IMPL(aten, AutogradCPU, library) {
   library.impl("_convolution_double_backward", &convolution_double_backward_kernel);
+  library.impl("_weight_norm", &weight_norm_kernel);
   library.impl("batch_norm", &batch_norm_kernel);
   library.impl("gelu_backward", &gelu_backward_kernel);
   library.impl("native_layer_norm_backward", &layer_norm_backward_kernel);

@@ -79,6 +79,10 @@ at::Tensor batch_norm_kernel(const at::Tensor& input, const std::optional<at::Te
                              const std::optional<at::Tensor>& variance, bool training,
                              double momentum, double epsilon, bool cudnn);
 
+/// A weight g v / |v| (`torch.nn.utils.weight_norm`): LibTorch's fused form has a wrong second
+/// derivative on the CPU, so that it is put together from the operations here.
+at::Tensor weight_norm_kernel(const at::Tensor& v, const at::Tensor& g, int64_t dim);
+
 /// Gradients of GELU, of layer normalisation and of the softmax, whose own derivatives LibTorch
 /// takes in a dozen passes over memory: here piece by piece (`pieces.hpp`).
 at::Tensor gelu_backward_kernel(c10::DispatchKeySet keys, const at::Tensor& output_gradient,

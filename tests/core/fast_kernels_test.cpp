@@ -268,6 +268,19 @@ BOOST_AUTO_TEST_CASE(other_batch_normalisations_are_left_to_libtorch) {
       {input, draw({4}, at::kDouble, 2), draw({4}, at::kDouble, 3)});
 }
 
+/// Not LibTorch's own second derivatives, which are wrong.
+BOOST_AUTO_TEST_CASE(derivatives_of_normalised_weights_are_those_of_the_formula) {
+  for (const int64_t dim : {0, 1}) {
+    const TensorFunction by_hand = [dim](const TensorList& x) {
+      return x[0] * x[1] / x[0].square().sum(1 - dim, /*keepdim=*/true).sqrt();
+    };
+    const Shape lengths = dim == 0 ? Shape{4, 1} : Shape{1, 3};
+    check_same([dim](const TensorList& x) { return at::_weight_norm(x[0], x[1], dim); },
+               {draw({4, 3}, at::kDouble, 1), draw(lengths, at::kDouble, 2)}, by_hand,
+               /*relative=*/true);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(derivatives_of_gelu_stay_what_they_are) {
   for (const char* approximate : {"none", "tanh"}) {
     const auto gelu = [&](const TensorList& x) { return at::gelu(x[0] * 20, approximate); };
