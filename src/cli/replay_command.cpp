@@ -67,10 +67,9 @@ void check_gradients(const NamedTensor& gradients, const NamedTensor& parameter,
       g.dim() == parameter.tensor.dim() + 1 && g.sizes().slice(1) == parameter.tensor.sizes(),
       ShapeError, "{}: gradients of '{}' do not fit; expected the step axis, then {}, got {}", file,
       gradients.name, detail::to_string(parameter.tensor.sizes()), detail::to_string(g.sizes()));
-  CURVATURE_CHECK(g.scalar_type() == parameter.tensor.scalar_type(), DataError,
-                  "{}: gradients of '{}' have another dtype than it; expected {}, got {}", file,
-                  gradients.name, c10::toString(parameter.tensor.scalar_type()),
-                  c10::toString(g.scalar_type()));
+  CURVATURE_CHECK(g.is_floating_point(), DataError,
+                  "{}: gradients of '{}' are not real; expected {}, got {}", file, gradients.name,
+                  c10::toString(parameter.tensor.scalar_type()), c10::toString(g.scalar_type()));
 }
 
 Recording read_recording(const ReplayOptions& options) {
@@ -98,7 +97,8 @@ Recording read_recording(const ReplayOptions& options) {
                     "{}: gradients of '{}' for another number of steps; expected {} as for '{}', "
                     "got {}",
                     options.gradients, gradients.name, recording.num_steps, first, num_steps);
-    recording.gradients[index] = gradients.tensor;
+    recording.gradients[index] =
+        gradients.tensor.to(recording.parameters[index].tensor.scalar_type());
   }
   CURVATURE_CHECK(recording.num_steps > 0, DataError,
                   "{}: no gradients; expected at least one step of one parameter, got none",
@@ -137,7 +137,12 @@ std::vector<NamedTensor> trajectory(const Recording& recording, optim::Precondit
       throw NumericalError(fmt::format("replay: step {}: {}", step + 1, error.what()));
     }
     for (size_t i = 0; i < values.size(); ++i) {
-      values[i].tensor.select(0, step).copy_(recording.parameters[i].tensor.detach());
+      const at::Tensor value = recording.parameters[i].tensor.detach();
+      CURVATURE_CHECK(
+          detail::is_finite(value), NumericalError,
+          "replay: step {}: '{}' overflows; expected finite values, got NaN or infinity", step + 1,
+          recording.parameters[i].name);
+      values[i].tensor.select(0, step).copy_(value);
     }
     if (observer) observer({"Replay", step + 1, recording.num_steps});
   }

@@ -48,7 +48,9 @@ OptimizerEntry muon() {
       "muon", "the polar factor of the momentum, by Newton-Schulz steps; matrices only",
       joined({step_options(0.02),
               without(matrix_options(), "vector_policy"),
-              {number_option("momentum", 0.95, "weight of earlier gradients"),
+              {choice_option("vector_policy", {"fallback"}, "vectors: AdamW"),
+               number_option("momentum", 0.95, "weight of earlier gradients"),
+               flag_option("bias_correction", false, "the momentum is divided by 1 - momentum^t"),
                flag_option("nesterov", true, "the newest gradient counts once more"),
                integer_option("steps", 5, "of Newton-Schulz"),
                choice("products", kDtypes, "dtype of the steps")}}),
@@ -59,7 +61,7 @@ OptimizerEntry muon() {
       [](optim::PreconditionedOptions& options, const OptionValues& values) {
         set_matrix_momentum(options, {.beta = values.number("momentum"),
                                       .nesterov = values.flag("nesterov"),
-                                      .bias_correction = false});
+                                      .bias_correction = values.flag("bias_correction")});
       });
 }
 

@@ -1,6 +1,7 @@
 #include "cli/optimizers/optimizer_entry.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <stdexcept>
 
 #include "cli/options.hpp"
@@ -39,6 +40,9 @@ std::string complaint_about(const OptimizerOption& option, std::string& text) {
   }
   throw std::logic_error("complaint_about: unknown kind of option");
 }
+
+/// Of a text that is one: `std::stod` refuses numbers that are subnormal.
+double to_number(const std::string& text) { return std::strtod(text.c_str(), nullptr); }
 
 std::string names_of(const std::vector<OptimizerOption>& options) {
   std::vector<std::string> names;
@@ -110,12 +114,12 @@ OptionValues::OptionValues(const std::string& optimizer,
   }
 }
 
-double OptionValues::number(const std::string& name) const { return std::stod(word(name)); }
+double OptionValues::number(const std::string& name) const { return to_number(word(name)); }
 
 std::optional<double> OptionValues::number_unless_word(const std::string& name) const {
   std::string text = word(name);
   if (!real_number()(text).empty()) return std::nullopt;
-  return std::stod(text);
+  return to_number(text);
 }
 
 int64_t OptionValues::integer(const std::string& name) const { return std::stoll(word(name)); }
