@@ -57,6 +57,7 @@ TORCH_LIBRARY_IMPL(aten, AutogradCPU, library) {
   library.impl("_convolution_double_backward", &convolution_double_backward_kernel);
   library.impl("_weight_norm", &weight_norm_kernel);
   library.impl("batch_norm", &batch_norm_kernel);
+  library.impl("hardsigmoid_backward", &hardsigmoid_backward_kernel);
   library.impl("gelu_backward", &gelu_backward_kernel);
   library.impl("native_layer_norm_backward", &layer_norm_backward_kernel);
   library.impl("_softmax_backward_data", &softmax_backward_kernel);

@@ -82,6 +82,9 @@ at::Tensor batch_norm_kernel(const at::Tensor& input, const std::optional<at::Te
 /// A weight g v / |v| (`torch.nn.utils.weight_norm`): LibTorch's fused form has a wrong second
 /// derivative on the CPU, so that it is put together from the operations here.
 at::Tensor weight_norm_kernel(const at::Tensor& v, const at::Tensor& g, int64_t dim);
+/// The gradient of the hard sigmoid, which LibTorch cannot differentiate.
+at::Tensor hardsigmoid_backward_kernel(c10::DispatchKeySet keys, const at::Tensor& output_gradient,
+                                       const at::Tensor& input);
 
 /// Gradients of GELU, of layer normalisation and of the softmax, whose own derivatives LibTorch
 /// takes in a dozen passes over memory: here piece by piece (`pieces.hpp`).

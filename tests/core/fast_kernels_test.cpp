@@ -281,6 +281,14 @@ BOOST_AUTO_TEST_CASE(derivatives_of_normalised_weights_are_those_of_the_formula)
   }
 }
 
+/// LibTorch has no second derivatives of it.
+BOOST_AUTO_TEST_CASE(derivatives_of_the_hard_sigmoid_are_those_of_a_cut_line) {
+  check_same([](const TensorList& x) { return at::hardsigmoid(x[0] * 4); },
+             {draw({7, 5}, at::kDouble, 1)},
+             [](const TensorList& x) { return (x[0] * 4 / 6 + 0.5).clamp(0, 1); },
+             /*relative=*/true);
+}
+
 BOOST_AUTO_TEST_CASE(derivatives_of_gelu_stay_what_they_are) {
   for (const char* approximate : {"none", "tanh"}) {
     const auto gelu = [&](const TensorList& x) { return at::gelu(x[0] * 20, approximate); };
