@@ -7,6 +7,7 @@
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/passes/inliner.h>
 #include <torch/csrc/jit/runtime/graph_executor.h>
 #include <torch/csrc/jit/serialization/import.h>
 
@@ -15,6 +16,7 @@
 
 #include "core/check.hpp"
 #include "core/translate.hpp"
+#include "model/torchscript_archive.hpp"
 
 namespace curvature {
 namespace {
@@ -29,7 +31,11 @@ torch::jit::Module load_module(const std::string& path) {
   CURVATURE_CHECK(std::filesystem::is_regular_file(path, status), FileError,
                   "{}: not a regular file", path);
   try {
-    return torch::jit::load(path, at::Device(at::kCPU), /*load_debug_files=*/false);
+    const detail::TorchscriptArchive archive(path);
+    torch::jit::Module module =
+        torch::jit::load(path, at::Device(at::kCPU), /*load_debug_files=*/false);
+    archive.check(module);
+    return module;
   } catch (const std::exception& error) {
     throw FileError(fmt::format(
         "{}: not a TorchScript archive (a state_dict or a pickled module is none); {}; {}", path,
@@ -82,11 +88,39 @@ void select_parameters(const std::vector<NamedTensor>& parameters,
   }
 }
 
-at::Tensor run(const torch::jit::Method& forward, const TensorList& inputs) {
+bool has_fork(const torch::jit::Block& block) {
+  for (const torch::jit::Node* node : block.nodes()) {
+    if (node->kind() == torch::jit::prim::fork) return true;
+    for (const torch::jit::Block* inner : node->blocks()) {
+      if (has_fork(*inner)) return true;
+    }
+  }
+  return false;
+}
+
+/// Whether the model starts tasks of its own (`torch.jit.fork`).
+bool has_fork(const torch::jit::Method& forward) {
+  const auto graph = forward.graph()->copy();
+  torch::jit::Inline(*graph);
+  return has_fork(*graph->block());
+}
+
+/// Runs the tasks of a model in this thread, in turn: what watches operations, or replaces their
+/// kernels, does so in one thread.
+c10::IValue run_in_turn(torch::jit::Method& method, std::vector<c10::IValue> inputs) {
+  const auto future =
+      method.run_async(std::move(inputs), {}, [](const std::function<void()>& task) { task(); });
+  future->waitAndThrow();
+  return future->value();
+}
+
+at::Tensor run(const torch::jit::Method& forward, bool forks, const TensorList& inputs) {
   // The optimising executor detaches parameters after a few runs; the switch is per thread.
   const torch::jit::GraphOptimizerEnabledGuard plain_interpreter(false);
   torch::jit::Method method = forward;
-  const c10::IValue output = method({inputs.begin(), inputs.end()});
+  std::vector<c10::IValue> arguments(inputs.begin(), inputs.end());
+  const c10::IValue output =
+      forks ? run_in_turn(method, std::move(arguments)) : method(std::move(arguments));
   CURVATURE_CHECK(output.isTensor(), ModelError,
                   "TorchScript: forward returns a {}; wrap the model so that it returns one tensor",
                   output.type()->str());
@@ -120,7 +154,8 @@ Model load_torchscript(const std::string& path, const TorchscriptOptions& option
                   "{}: parameters are {}; choose dtype float32 or float64", path,
                   c10::toString(dtype));
   select_parameters(parameters, options.parameters);
-  return Model([forward = *forward](const TensorList& inputs) { return run(forward, inputs); },
+  return Model([forward = *forward, forks = has_fork(*forward)](
+                   const TensorList& inputs) { return run(forward, forks, inputs); },
                std::move(parameters), std::move(buffers), path);
 }
 

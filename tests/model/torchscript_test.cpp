@@ -1,14 +1,20 @@
 #include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/frontend/resolver.h>
+#include <torch/csrc/jit/frontend/sugared_value.h>
 
 #include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <memory>
 
 #include <curvature/core/error.hpp>
+#include <curvature/layerwise/kfac.hpp>
 #include <curvature/matrix_free/ggn.hpp>
 #include <curvature/matrix_free/hessian.hpp>
 #include <curvature/model/empirical_risk.hpp>
 #include <curvature/model/torchscript.hpp>
 
+#include "io/zip_archive.hpp"
 #include "support/tensor_close.hpp"
 
 BOOST_AUTO_TEST_SUITE(torchscript_test)
@@ -27,6 +33,18 @@ struct TemporaryFile {
   ~TemporaryFile() { std::filesystem::remove(path); }
 };
 
+/// Python's `torch.jit.fork` and `torch.jit.wait`.
+struct Tasks final : torch::jit::Resolver {
+  std::shared_ptr<torch::jit::SugaredValue> resolveValue(
+      const std::string& name, torch::jit::GraphFunction& function,
+      const torch::jit::SourceRange& range) override {
+    using namespace torch::jit;
+    if (name == "fork") return SpecialFormValue::create(prim::fork);
+    if (name == "wait") return std::make_shared<BuiltinFunction>(aten::wait, std::nullopt);
+    return nativeResolver()->resolveValue(name, function, range);
+  }
+};
+
 torch::jit::Module scripted(const std::string& forward, bool training = false) {
   torch::jit::Module module("Net");
   const RandomSource random(4);
@@ -35,7 +53,7 @@ torch::jit::Module scripted(const std::string& forward, bool training = false) {
   module.register_parameter("output", random.normal(9, 2, 4).to(at::kFloat).requires_grad_(),
                             false);
   module.register_attribute("training", c10::BoolType::get(), training);
-  module.define(forward);
+  module.define(forward, std::make_shared<Tasks>());
   return module;
 }
 
@@ -128,6 +146,63 @@ BOOST_AUTO_TEST_CASE(what_is_no_usable_archive_is_refused_with_the_export_line) 
   frozen.define("def forward(self, x):\n    return x\n");
   frozen.save(file.path);
   BOOST_CHECK_EXCEPTION(load_torchscript(file.path), ModelError, is_one_line);
+}
+
+BOOST_AUTO_TEST_CASE(damaged_records_are_noticed) {
+  const TemporaryFile file("damaged.pt");
+  scripted(kTanhNet).save(file.path);
+  std::string bytes;
+  {
+    std::ifstream in(file.path, std::ios::binary);
+    bytes.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  const at::Tensor hidden = load_torchscript(file.path).parameters()[0].tensor;
+  const std::string record(static_cast<const char*>(hidden.const_data_ptr()), hidden.nbytes());
+  const size_t place = bytes.find(record);
+  BOOST_TEST_REQUIRE(place != std::string::npos);
+  bytes[place + 5] ^= 4;
+  std::ofstream(file.path, std::ios::binary) << bytes;
+  BOOST_CHECK_THROW(load_torchscript(file.path), FileError);
+
+  // Sound as a zip file, but a record holds less than its tensor needs.
+  curvature::detail::ZipWriter writer;
+  std::vector<std::pair<std::string, std::string>> entries;
+  {
+    scripted(kTanhNet).save(file.path);
+    const curvature::detail::ZipArchive archive(file.path);
+    for (size_t i = 0; i < archive.entries().size(); ++i) {
+      const auto source = archive.open(i);
+      std::string content(source->remaining(), '\0');
+      source->read(content.data(), content.size());
+      if (content == record) content.resize(8);
+      entries.emplace_back(archive.entries()[i], std::move(content));
+    }
+  }
+  for (const auto& [name, content] : entries) writer.add(name, {content});
+  std::ofstream(file.path, std::ios::binary) << writer.finish();
+  BOOST_CHECK_EXCEPTION(load_torchscript(file.path), FileError, [](const FileError& error) {
+    return std::string(error.what()).find("'hidden'") != std::string::npos;
+  });
+}
+
+/// Else layers in a task would be seen or not, by chance.
+BOOST_AUTO_TEST_CASE(tasks_of_a_model_run_in_turn) {
+  const TemporaryFile file("fork.pt");
+  scripted(R"(
+def task(self, x):
+    return torch.matmul(x, self.hidden.t())
+
+def forward(self, x):
+    future = fork(self.task, x)
+    return torch.matmul(torch.tanh(wait(future)), self.output.t())
+)")
+      .save(file.path);
+  const EmpiricalRisk risk(load_torchscript(file.path), cross_entropy(), data(at::kFloat));
+  for (int run = 0; run < 10; ++run) {
+    for (const ParameterTreatment& treatment : describe_layers(risk)) {
+      BOOST_TEST(treatment.covered, treatment.name);
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(errors_inside_the_model_become_one_line) {
