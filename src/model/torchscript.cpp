@@ -38,8 +38,8 @@ torch::jit::Module load_module(const std::string& path) {
     return module;
   } catch (const std::exception& error) {
     throw FileError(fmt::format(
-        "{}: not a TorchScript archive (a state_dict or a pickled module is none); {}; {}", path,
-        detail::one_line_reason(error), kExport));
+        "{}: not a sound TorchScript archive (a state_dict or a pickled module is none); {}; {}",
+        path, detail::one_line_reason(error), kExport));
   }
 }
 

@@ -30,6 +30,18 @@ std::optional<SymmetricEigen> try_eigen(const at::Tensor& matrix, at::ScalarType
   }
 }
 
+/// Whether rounding left anything of an inverse. Only beyond the dtype's condition number it may
+/// not have; bad scaling alone spoils nothing.
+bool is_inverse(const at::Tensor& inverse, const at::Tensor& matrix) {
+  const auto norm = [](const at::Tensor& x) { return x.abs().sum(0).max().item<double>(); };
+  if (matrix.numel() == 0) return true;
+  if (norm(matrix) * norm(inverse) * epsilon(matrix.scalar_type()) < 1) return true;
+  constexpr double kLargestError = 0.1;
+  at::Tensor residual = matrix.mm(inverse);
+  residual.diagonal().sub_(1);
+  return residual.abs().max().item<double>() < kLargestError;
+}
+
 }  // namespace
 
 at::Tensor checked(const at::Tensor& tensor, int64_t dim, const char* who) {
@@ -137,7 +149,7 @@ at::Tensor inverse_matrix(const at::Tensor& matrix, Symmetry symmetry, const std
     if (const std::optional<at::Tensor> inverse = definite_inverse(matrix)) return *inverse;
   }
   const auto [inverse, failure] = at::linalg_inv_ex(matrix);
-  CURVATURE_CHECK(failure.item<int64_t>() == 0, NumericalError,
+  CURVATURE_CHECK(failure.item<int64_t>() == 0 && is_inverse(inverse, matrix), NumericalError,
                   "{}: inverse of a singular operator; add damping", who);
   return symmetry == Symmetry::kGeneral ? inverse : (inverse + inverse.t()).mul_(0.5);
 }

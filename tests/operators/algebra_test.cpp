@@ -258,4 +258,18 @@ BOOST_AUTO_TEST_CASE(products_are_counted_by_column) {
   BOOST_TEST(counter->load() == 8);
 }
 
+BOOST_AUTO_TEST_CASE(inverses_of_which_rounding_leaves_nothing_are_refused) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+    const at::Tensor rows = RandomSource(3).normal(0, 2, 5).to(dtype);
+    const OperatorPtr factor = dense(rows.t().mm(rows), Symmetry::kPositiveSemidefinite);
+    BOOST_CHECK_THROW(factor->inverse(), NumericalError);
+    BOOST_CHECK_THROW(
+        kronecker({rows.t().mm(rows), at::eye(2, rows.options())}, Symmetry::kSymmetric)->inverse(),
+        NumericalError);
+    const at::Tensor scales = at::tensor({1e-25, 1.0, 1e8}, rows.options());
+    const OperatorPtr badly_scaled = dense(at::diag(scales));
+    BOOST_TEST(at::allclose(materialize(*badly_scaled->inverse()), at::diag(1 / scales)));
+  }
+}
+
 BOOST_AUTO_TEST_SUITE_END()
