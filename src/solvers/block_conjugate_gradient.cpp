@@ -28,6 +28,15 @@ at::Tensor columns(const at::Tensor& x, const std::vector<int64_t>& which) {
   return x.index_select(1, at::tensor(which, at::kLong).to(x.device()));
 }
 
+/// `unit_of` each column.
+at::Tensor units_of(const at::Tensor& b) {
+  std::vector<double> units;
+  for (int64_t k = 0; k < b.size(1); ++k) {
+    units.push_back(detail::unit_of(b.select(1, k).contiguous()));
+  }
+  return at::tensor(units, at::kDouble).to(b.options());
+}
+
 /// W = Q zeta with Q^T M Q = I.
 struct Basis {
   at::Tensor q;     // [n, r]
@@ -136,9 +145,10 @@ class BlockSolve {
              const IterationOptions& options)
       : a_(a),
         options_(options),
-        b_(b),
-        x_(start.defined() ? start.clone() : at::zeros({a.cols(), b.size(1)}, b.options())),
-        b_norms_(column_norms(b)),
+        units_(units_of(b)),
+        b_(b / units_),
+        x_(start.defined() ? start / units_ : at::zeros({a.cols(), b.size(1)}, b.options())),
+        b_norms_(column_norms(b_)),
         ends_(b_norms_.size()),
         residuals_(b_norms_.size()) {}
 
@@ -163,8 +173,10 @@ class BlockSolve {
  private:
   double tolerance(int64_t k) const {
     return std::max(options_.relative_residual * b_norms_[static_cast<size_t>(k)],
-                    options_.absolute_residual);
+                    options_.absolute_residual / unit(k));
   }
+
+  double unit(int64_t k) const { return units_[k].item<double>(); }
 
   at::Tensor true_residual(const std::vector<int64_t>& active, bool started) {
     const at::Tensor b = columns(b_, active);
@@ -234,10 +246,14 @@ class BlockSolve {
   }
 
   Solution finish() {
+    x_.mul_(units_);
     for (size_t k = 0; k < ends_.size(); ++k) {
+      if (!detail::is_finite(x_.select(1, static_cast<int64_t>(k)))) {
+        ends_[k] = Termination::kNonFinite;
+      }
       report_.terminations.push_back(*ends_[k]);
       report_.termination = detail::worse(report_.termination, *ends_[k]);
-      report_.residuals.push_back(residuals_[k]);
+      report_.residuals.push_back(residuals_[k] * unit(static_cast<int64_t>(k)));
       report_.relative_residuals.push_back(b_norms_[k] == 0 ? 0 : residuals_[k] / b_norms_[k]);
     }
     at::Tensor& d = report_.negative_direction;
@@ -251,7 +267,8 @@ class BlockSolve {
 
   const LinearOperator& a_;
   const IterationOptions& options_;
-  at::Tensor b_, x_;
+  at::Tensor units_;  // of the numbers of each column
+  at::Tensor b_, x_;  // in these units
   std::vector<double> b_norms_;
   std::vector<std::optional<Termination>> ends_;
   std::vector<double> residuals_;

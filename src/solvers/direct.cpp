@@ -136,8 +136,8 @@ class Direct final : public Solver {
 
   void judge(const at::Tensor& b, const at::Tensor& residual, SolveReport& report) const {
     for (int64_t k = 0; k < b.size(1); ++k) {
-      const double b_norm = detail::norm(b.select(1, k).contiguous());
-      report.residuals.push_back(detail::norm(residual.select(1, k).contiguous()));
+      const double b_norm = detail::scaled_norm(b.select(1, k).contiguous());
+      report.residuals.push_back(detail::scaled_norm(residual.select(1, k).contiguous()));
       const double relative = b_norm == 0 ? 0 : report.residuals.back() / b_norm;
       report.relative_residuals.push_back(relative);
       report.terminations.push_back(!std::isfinite(relative) ? Termination::kNonFinite

@@ -1,7 +1,9 @@
 #include <curvature/solvers/least_squares.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
@@ -185,6 +187,14 @@ OperatorSpec flat_spec(const LinearOperator& a, int64_t domain, int64_t range) {
           .device = a.spec().device};
 }
 
+std::vector<double> column_lengths(const at::Tensor& x) {
+  std::vector<double> norms;
+  for (int64_t k = 0; k < x.size(1); ++k) {
+    norms.push_back(detail::scaled_norm(x.select(1, k).contiguous()));
+  }
+  return norms;
+}
+
 /// [A; damping I]: damped least squares as plain ones.
 OperatorPtr stacked(const LinearOperator& a, double damping) {
   return function_operator(
@@ -246,19 +256,45 @@ class LeastSquares final : public Solver {
     CURVATURE_CHECK(m->rows() == a.cols(), ShapeError,
                     "{}: expected a preconditioner with {} rows, got {}", task_, a.cols(),
                     m->rows());
-    // x = start + M y, and y solves for what the start leaves.
-    const at::Tensor rest = start.defined() ? b - a.apply(start) : b;
-    Solution solution = solve_plain(*preconditioned(a, *m), rest, {});
+    if (start.defined()) return solve_from(a, *m, b, start);
+    Solution solution = solve_plain(*preconditioned(a, *m), b, {});
     solution.x = m->apply(solution.x);
-    if (start.defined()) {
-      solution.x = solution.x + start;
-      solution.report.products += b.size(1);
-    }
     return solution;
   }
 
-  Solution solve_plain(const LinearOperator& a, const at::Tensor& b,
-                       const at::Tensor& start) const {
+  /// x = start + M y, and y solves for what the start leaves, to a part of |b|.
+  Solution solve_from(const LinearOperator& a, const LinearOperator& m, const at::Tensor& b,
+                      const at::Tensor& start) const {
+    const std::vector<double> norms = column_lengths(b);
+    const at::Tensor zero_column = b.eq(0).all(0);  // is solved by zero, whatever the start
+    const at::Tensor first = start.masked_fill(zero_column, 0);
+    Solution solution = solve_plain(*preconditioned(a, m), b - a.apply(first), {}, norms);
+    solution.x = m.apply(solution.x) + first;
+    solution.report.products += 2 * b.size(1);
+    take_true_residuals(column_lengths(b - a.apply(solution.x)), norms, a.rows() != a.cols(),
+                        solution.report);
+    return solution;
+  }
+
+  /// A start that is much larger than the solution leaves rounding that only x itself shows.
+  void take_true_residuals(std::vector<double> residuals, const std::vector<double>& norms,
+                           bool least_squares, SolveReport& report) const {
+    const IterationOptions& wanted = options_.iteration;
+    for (size_t k = 0; k < residuals.size(); ++k) {
+      report.relative_residuals[k] = norms[k] == 0 ? 0 : residuals[k] / norms[k];
+      const double allowed =
+          std::max(wanted.relative_residual * norms[k], wanted.absolute_residual);
+      if (!least_squares && report.terminations[k] == Termination::kConverged &&
+          !(residuals[k] <= allowed)) {
+        report.terminations[k] = Termination::kStagnated;
+      }
+      report.termination = detail::worse(report.termination, report.terminations[k]);
+    }
+    report.residuals = std::move(residuals);
+  }
+
+  Solution solve_plain(const LinearOperator& a, const at::Tensor& b, const at::Tensor& start,
+                       const std::vector<double>& reference_norms = {}) const {
     const bool least_squares = a.rows() != a.cols();
     const double normal_tolerance = least_squares ? options_.iteration.relative_residual : 0;
     return detail::solve_in_lockstep(
@@ -266,6 +302,7 @@ class LeastSquares final : public Solver {
         {.task = task_,
          .second_is_adjoint = true,
          .least_squares = least_squares,
+         .reference_norms = reference_norms,
          .make = [this, normal_tolerance](const detail::Target& target) {
            return make_(target, normal_tolerance);
          }});

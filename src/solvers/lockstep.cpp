@@ -11,6 +11,7 @@
 #include <curvature/operators/algebra.hpp>
 
 #include "core/check.hpp"
+#include "core/finite.hpp"
 #include "core/inner_product.hpp"
 #include "core/transposition.hpp"
 
@@ -24,9 +25,10 @@ at::Tensor columns_contiguous(const at::Tensor& x) { return columns_as_rows(x).t
 
 /// One right-hand side on its way.
 struct Column {
-  at::Tensor x;  // [n]
-  at::Tensor b;  // [m]
-  double b_norm = 0;
+  at::Tensor x;       // [n]
+  at::Tensor b;       // [m]
+  double unit = 1;    // of all of the numbers here
+  double b_norm = 0;  // what residuals are relative to
   double tolerance = 0;
   double residual = 0;   // true, of the last round
   bool started = false;  // x may differ from zero
@@ -66,9 +68,13 @@ class Driver {
   enum Product { kNone, kForward, kAdjoint, kPreconditioner };
 
   Column column(const at::Tensor& b, int64_t k, bool started) const {
-    Column column{.x = x_[k], .b = b, .b_norm = norm(b), .started = started};
+    const double unit = unit_of(b);
+    Column column{.x = x_[k], .b = unit == 1 ? b : b / unit, .unit = unit, .started = started};
+    if (unit != 1) column.x.div_(unit);
+    const std::vector<double>& given = method_.reference_norms;
+    column.b_norm = given.empty() ? norm(column.b) : given[static_cast<size_t>(k)] / unit;
     column.tolerance =
-        std::max(options_.relative_residual * column.b_norm, options_.absolute_residual);
+        std::max(options_.relative_residual * column.b_norm, options_.absolute_residual / unit);
     if (column.b_norm == 0) {  // whatever the start was
       column.x.zero_();
       column.started = false;
@@ -199,11 +205,14 @@ class Driver {
 
   Solution finish() {
     report_.termination = Termination::kConverged;
-    for (const Column& column : columns_) {
+    for (Column& column : columns_) {
+      if (column.unit != 1 && !is_finite(column.x.mul_(column.unit))) {
+        column.end = Termination::kNonFinite;
+      }
       report_.terminations.push_back(*column.end);
       report_.termination = worse(report_.termination, *column.end);
       report_.iterations = std::max(report_.iterations, column.iterations);
-      report_.residuals.push_back(column.residual);
+      report_.residuals.push_back(column.residual * column.unit);
       report_.relative_residuals.push_back(column.b_norm == 0 ? 0
                                                               : column.residual / column.b_norm);
     }
@@ -263,6 +272,20 @@ IterationOptions adjoint_options(IterationOptions options) {
     options.preconditioner = curvature::adjoint(options.preconditioner);
   }
   return options;
+}
+
+double unit_of(const at::Tensor& x) {
+  // Room for residuals to fall; block methods take products in the vectors' own dtype.
+  const double limit = x.scalar_type() == at::kDouble ? 1e100 : 1e10;
+  const double length = norm(x);
+  if (x.numel() == 0 || (length >= 1 / limit && length <= limit)) return 1;
+  const double largest = x.abs().max().item<double>();
+  return largest > 0 && std::isfinite(largest) ? std::exp2(std::ilogb(largest)) : 1;
+}
+
+double scaled_norm(const at::Tensor& x) {
+  const double unit = unit_of(x);
+  return unit == 1 ? norm(x) : unit * norm(x / unit);
 }
 
 Termination worse(Termination a, Termination b) {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -46,6 +47,8 @@ struct Method {
   const LinearOperator* preconditioner = nullptr;  ///< the second operator; null for none
   bool second_is_adjoint = false;                  ///< the second operator is A^T instead
   bool least_squares = false;  ///< a recurrence may converge with a large residual
+  /// What residuals of each column are relative to; |b| if empty.
+  std::vector<double> reference_norms = {};
   std::function<std::unique_ptr<Recurrence>(const Target&)> make;
 };
 
@@ -65,6 +68,12 @@ void check_preconditioner(const LinearOperator& a, const OperatorPtr& preconditi
 
 /// The options with the adjoint preconditioner.
 IterationOptions adjoint_options(IterationOptions options);
+
+/// A power of two near the largest entry of a vector whose squares would overflow or vanish, else
+/// 1: divided by it the vector is an ordinary one, without rounding.
+double unit_of(const at::Tensor& x);
+/// The norm of a vector, also where the squares of its entries overflow or vanish.
+double scaled_norm(const at::Tensor& x);
 
 /// Of two ways to end, the one that is worse for the user.
 Termination worse(Termination a, Termination b);

@@ -31,6 +31,17 @@ void check_dtype(const LinearOperator& a) {
                   c10::toString(a.spec().dtype));
 }
 
+/// Without columns, or of an operator without rows and columns.
+Solution empty_solution(const LinearOperator& a, const at::Tensor& b) {
+  const auto num_columns = static_cast<size_t>(b.dim() == 1 ? 1 : b.size(1));
+  Shape shape = b.sizes().vec();
+  shape.front() = a.cols();
+  return {at::zeros(shape, b.options().requires_grad(false)),
+          {.terminations = std::vector<Termination>(num_columns, Termination::kConverged),
+           .residuals = std::vector<double>(num_columns, 0),
+           .relative_residuals = std::vector<double>(num_columns, 0)}};
+}
+
 OperatorSpec inverse_spec(const OperatorSpec& spec) {
   return {spec.range, spec.domain, spec.dtype, spec.device, spec.symmetry};
 }
@@ -89,7 +100,7 @@ Solution Solver::solve(const LinearOperator& a, const at::Tensor& b,
   }
   const at::NoGradGuard no_grad;
   const at::Tensor columns = (is_vector ? b.unsqueeze(1) : b).detach();
-  if (columns.size(1) == 0) return {at::zeros({a.cols(), 0}, columns.options()), {}};
+  if (columns.size(1) == 0 || (a.rows() == 0 && a.cols() == 0)) return empty_solution(a, b);
   Solution solution = solve_impl(a, columns, first);
   if (is_vector) solution.x = solution.x.squeeze(1);
   return solution;

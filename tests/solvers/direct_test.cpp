@@ -116,4 +116,24 @@ BOOST_AUTO_TEST_CASE(its_inverse_is_an_operator_with_an_adjoint) {
                       torch::linalg_inv(matrix), {.tolerance = 1e-9});
 }
 
+BOOST_AUTO_TEST_CASE(numbers_whose_squares_overflow_or_vanish_are_numbers) {
+  const at::Tensor matrix = laplacian(6);
+  const at::Tensor b = normal_matrix(6, 1), x = torch::linalg_solve(matrix, b);
+  const OperatorPtr a = std::make_shared<DenseOperator>(matrix, Symmetry::kPositiveDefinite);
+  for (const double scale : {1e160, 1e-170}) {
+    const Solution solution = solve(a, b * scale, direct());
+    BOOST_TEST((solution.report.termination == Termination::kConverged));
+    BOOST_TEST(close(solution.x / scale, x, {1e-10, 0}));
+    BOOST_TEST(solution.report.relative_residuals[0] < 1e-10);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(an_empty_system_is_solved) {
+  const OperatorPtr a = std::make_shared<DenseOperator>(torch::zeros({0, 0}, double_options()),
+                                                        Symmetry::kPositiveDefinite);
+  const Solution solution = solve(a, torch::zeros({0}, double_options()), direct());
+  BOOST_TEST(solution.x.numel() == 0);
+  BOOST_TEST((solution.report.termination == Termination::kConverged));
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -64,6 +64,36 @@ BOOST_AUTO_TEST_CASE(damping_solves_the_regularised_problem) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(a_start_changes_what_is_done_and_not_what_is_reached) {
+  const int64_t n = 20;
+  const at::Tensor matrix = with_eigenvalues(numbers(1, 50, n)), b = normal_matrix(n, 1, 3);
+  const OperatorPtr a = dense(matrix);
+  const OperatorPtr jacobi = curvature::diagonal(matrix.diagonal().reciprocal());
+  const double tolerance = 1e-6;
+  for (const Make make : kMethods) {
+    const SolverPtr solver =
+        make({.iteration = {.relative_residual = tolerance, .preconditioner = jacobi}});
+    const Solution far = solve(a, b, solver, torch::full({n, 1}, 1e7, double_options()));
+    const double relative = ((b - matrix.matmul(far.x)).norm() / b.norm()).item<double>();
+    BOOST_TEST((far.report.termination == Termination::kConverged));
+    BOOST_TEST(relative <= tolerance);
+    BOOST_TEST(far.report.relative_residuals[0] == relative, boost::test_tools::tolerance(1e-3));
+
+    const Solution exact = solve(a, b, solver, torch::linalg_solve(matrix, b));
+    BOOST_TEST(exact.report.iterations == 0);
+    BOOST_TEST((exact.report.termination == Termination::kConverged));
+
+    const Solution zero = solve(a, b * 0, solver, torch::ones({n, 1}, double_options()));
+    BOOST_TEST(zero.report.relative_residuals[0] == 0);
+    BOOST_TEST(zero.x.norm().item<double>() == 0);
+
+    // Rounding of the start alone is more than what is asked for.
+    const Solution lost = solve(a, b, solver, torch::full({n, 1}, 1e16, double_options()));
+    BOOST_TEST(lost.report.relative_residuals[0] > tolerance);
+    BOOST_TEST((lost.report.termination != Termination::kConverged));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(the_norm_that_each_minimises_never_grows) {
   const at::Tensor matrix = normal_matrix(40, 30), b = normal_matrix(40, 1, 3).squeeze(1);
   for (const Make make : kMethods) {

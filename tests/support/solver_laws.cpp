@@ -253,6 +253,45 @@ void check_float32(const SolverCase& solver) {
   BOOST_TEST(most.report.relative_residuals[0] < 1e-5);
 }
 
+/// Squares of such numbers overflow or vanish.
+void check_extreme_numbers(const SolverCase& solver) {
+  const int64_t n = 20;
+  const at::Tensor b = normal_matrix(n, 1);
+  for (const auto& [dtype, scales] :
+       {std::pair(at::kDouble, std::vector<double>{1e160, 1e-170}), {at::kFloat, {1e30, 1e-30}}}) {
+    const DenseOperator a(with_eigenvalues(geometric(5, n)).to(dtype));
+    const SolverPtr method = solver.make({.relative_residual = 1e-5});
+    const at::Tensor ordinary = b.to(dtype);
+    const at::Tensor x = method->solve(a, ordinary).x;
+    for (const double scale : scales) {
+      const Solution both =
+          method->solve(a, torch::cat({ordinary, ordinary * scale, ordinary * 0}, 1));
+      BOOST_TEST(is(both.report, Termination::kConverged));
+      BOOST_TEST(close(both.x.select(1, 1) / scale, x.select(1, 0), {1e-4, 0}));
+      BOOST_TEST(both.report.relative_residuals[1] <= 1e-5);
+      BOOST_TEST(both.report.relative_residuals[1] > 0);
+      const double length = ordinary.norm().item<double>() * scale;
+      BOOST_TEST(both.report.residuals[1] / length == both.report.relative_residuals[1],
+                 boost::test_tools::tolerance(1e-6));
+
+      const Solution rough =
+          solver.make({.relative_residual = 0, .absolute_residual = 0.1 * length})
+              ->solve(a, ordinary * scale, x * scale + x * scale);
+      BOOST_TEST(is(rough.report, Termination::kConverged));
+      BOOST_TEST(rough.report.residuals[0] <= 0.1 * length);
+      BOOST_TEST(rough.report.iterations > 0);
+    }
+  }
+}
+
+void check_empty(const SolverCase& solver) {
+  const OperatorPtr a = dense(torch::zeros({0, 0}, double_options()), Symmetry::kPositiveDefinite);
+  const Solution solution = solve(a, torch::zeros({0, 2}, double_options()), solver.make({}));
+  BOOST_TEST(solution.x.sizes() == c10::IntArrayRef({0, 2}));
+  BOOST_TEST(is(solution.report, Termination::kConverged));
+  BOOST_TEST(solution.report.residuals == std::vector<double>(2), boost::test_tools::per_element());
+}
+
 void check_broken_numbers(const SolverCase& solver) {
   const int64_t n = 20;
   const at::Tensor matrix = laplacian(n), b = normal_matrix(n, 1).squeeze(1);
@@ -350,6 +389,8 @@ void check_solver_laws(const SolverCase& solver) {
   check_preconditioner(solver);
   check_singular(solver);
   check_float32(solver);
+  check_extreme_numbers(solver);
+  check_empty(solver);
   check_broken_numbers(solver);
   check_arguments(solver);
   check_observer(solver);
