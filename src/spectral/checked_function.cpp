@@ -18,8 +18,9 @@ Rounding rounding_of(at::ScalarType dtype) {
 
 }  // namespace
 
-CheckedFunction::CheckedFunction(std::string name, ScalarFunction f, FunctionDomain domain)
-    : name_(std::move(name)), f_(std::move(f)), domain_(domain) {
+CheckedFunction::CheckedFunction(std::string name, ScalarFunction f, FunctionDomain domain,
+                                 std::string advice)
+    : name_(std::move(name)), f_(std::move(f)), domain_(domain), advice_(std::move(advice)) {
   CURVATURE_CHECK(static_cast<bool>(f_), OptionError, "{}: the function is empty", name_);
 }
 
@@ -38,13 +39,13 @@ std::vector<double> CheckedFunction::evaluate(const std::vector<double>& values,
     CURVATURE_CHECK(domain_ != FunctionDomain::kNonNegative || value >= -rounding.negative * scale,
                     NumericalError,
                     "{}: expected a positive semidefinite operator; {} has an eigenvalue of {} "
-                    "or below; add damping",
-                    name_, a.describe(), value);
+                    "or below; {}",
+                    name_, a.describe(), value, advice_);
     CURVATURE_CHECK(
         domain_ != FunctionDomain::kPositive || value > rounding.singular * scale, NumericalError,
         "{}: expected a positive definite operator; {} has an eigenvalue of {} or below, "
-        "the largest is about {}; add damping",
-        name_, a.describe(), value, scale);
+        "the largest is about {}; {}",
+        name_, a.describe(), value, scale, advice_);
     results.push_back(f_(domain_ == FunctionDomain::kNonNegative ? std::max(value, 0.0) : value));
     CURVATURE_CHECK(std::isfinite(results.back()), NumericalError,
                     "{}: the function is not finite at {}, an eigenvalue of {}", name_, value,
@@ -85,7 +86,7 @@ std::vector<CheckedFunction> effective_dimensions(const std::vector<double>& dam
                     "effective dimension: a damping must be positive and finite; got {}", damping);
     functions.emplace_back(
         "effective dimension", [damping](double x) { return x / (x + damping); },
-        FunctionDomain::kNonNegative);
+        FunctionDomain::kNonNegative, "use a semidefinite relative, such as the GGN");
   }
   return functions;
 }

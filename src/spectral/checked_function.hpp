@@ -27,8 +27,8 @@ struct Rounding {
 class CheckedFunction {
  public:
   /// @throws OptionError if `f` is empty
-  CheckedFunction(std::string name, ScalarFunction f,
-                  FunctionDomain domain = FunctionDomain::kReal);
+  CheckedFunction(std::string name, ScalarFunction f, FunctionDomain domain = FunctionDomain::kReal,
+                  std::string advice = "add damping");
 
   const std::string& name() const { return name_; }
   /// f at eigenvalues or Ritz values of `a`; rounding is measured against the largest of them.
@@ -44,6 +44,7 @@ class CheckedFunction {
   std::string name_;
   ScalarFunction f_;
   FunctionDomain domain_;
+  std::string advice_;  // for operators outside the domain
 };
 
 CheckedFunction log_function();

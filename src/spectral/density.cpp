@@ -124,6 +124,7 @@ std::vector<Quadrature> lanczos_quadratures(const LinearOperator& a,
   CURVATURE_CHECK(options.probes_at_once > 0, OptionError,
                   "lanczos_quadratures: probes_at_once must be positive; got {}",
                   options.probes_at_once);
+  detail::check_not_empty(a, "lanczos_quadratures");
   const int64_t steps_per_probe = std::min(options.num_steps, a.rows());
   std::vector<Quadrature> quadratures;
   for (int64_t first = 0; first < options.num_probes; first += options.probes_at_once) {

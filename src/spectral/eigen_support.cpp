@@ -40,6 +40,7 @@ void check_dtype(const LinearOperator& a, const char* who) {
 void check_symmetric(const LinearOperator& a, const char* who) {
   CURVATURE_CHECK(a.is_symmetric(), NotSupportedError, "{}: expected a symmetric operator, got {}",
                   who, a.describe());
+  check_not_empty(a, who);
   check_dtype(a, who);
 }
 

@@ -119,6 +119,7 @@ std::pair<at::Tensor, at::Tensor> left_singular(const at::Tensor& b) {
 SingularTriplets randomized_svd(OperatorRef a, const RandomizedOptions& options) {
   check_counts("randomized_svd", options.rank, options.oversampling, options.power_iterations,
                options.columns_at_once);
+  detail::check_not_empty(*a, "randomized_svd");
   const at::NoGradGuard no_grad;
   const int64_t smaller = std::min(a->rows(), a->cols());
   const int64_t rank = std::min(options.rank, smaller);

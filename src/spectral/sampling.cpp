@@ -13,10 +13,19 @@
 
 namespace curvature::detail {
 
+void check_not_empty(const LinearOperator& a, std::string_view who) {
+  CURVATURE_CHECK(
+      a.rows() > 0 && a.cols() > 0, ShapeError,
+      "{}: the operator is empty; expected rows and columns, got {} with {} rows and {} "
+      "columns",
+      who, a.describe(), a.rows(), a.cols());
+}
+
 void check_square(const LinearOperator& a, std::string_view who) {
-  CURVATURE_CHECK(a.rows() == a.cols() && a.rows() > 0, ShapeError,
+  CURVATURE_CHECK(a.rows() == a.cols(), ShapeError,
                   "{}: expected a square operator, got {} with {} rows and {} columns", who,
                   a.describe(), a.rows(), a.cols());
+  check_not_empty(a, who);
 }
 
 void check_options(const EstimateOptions& options, std::string_view who) {

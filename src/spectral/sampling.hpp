@@ -17,6 +17,8 @@ namespace curvature::detail {
 
 /// @throws ShapeError unless `a` is square
 void check_square(const LinearOperator& a, std::string_view who);
+/// @throws ShapeError for an operator without rows or columns
+void check_not_empty(const LinearOperator& a, std::string_view who);
 /// @throws OptionError
 void check_options(const EstimateOptions& options, std::string_view who);
 /// Whether `a` can multiply by its adjoint; asked with zero columns.

@@ -375,4 +375,9 @@ BOOST_AUTO_TEST_CASE(bad_arguments_are_typed_errors) {
   BOOST_CHECK_THROW(cumulative_distribution({}, {1.0}), OptionError);
 }
 
+BOOST_AUTO_TEST_CASE(an_empty_operator_has_no_density) {
+  const DenseOperator a(torch::zeros({0, 0}, double_options()));
+  BOOST_CHECK_THROW(spectral_density(a, {}, RandomSource(1)), ShapeError);
+}
+
 BOOST_AUTO_TEST_SUITE_END()

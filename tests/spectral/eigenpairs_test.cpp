@@ -373,4 +373,12 @@ BOOST_AUTO_TEST_CASE(bad_arguments_are_typed_errors) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(an_empty_operator_is_called_so) {
+  const DenseOperator a(torch::zeros({0, 0}, double_options()));
+  const auto says_empty = [](const ShapeError& error) {
+    return std::string(error.what()).find("the operator is empty") != std::string::npos;
+  };
+  BOOST_CHECK_EXCEPTION(eigenpairs(a, {.count = 1}), ShapeError, says_empty);
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -212,6 +212,13 @@ BOOST_AUTO_TEST_CASE(bad_arguments_and_operators_are_refused) {
   BOOST_CHECK_THROW(nystrom(dense(-laplacian(10), Symmetry::kSymmetric), {}), NumericalError);
   BOOST_CHECK_THROW(nystrom(dense(laplacian(10) * NAN, Symmetry::kSymmetric), {}), NumericalError);
   BOOST_CHECK_THROW(nystrom_preconditioner({}, 1, Space::flat(10)), OptionError);
+  const OperatorPtr empty = dense(torch::zeros({0, 0}, double_options()), Symmetry::kSymmetric);
+  BOOST_CHECK_THROW(nystrom(empty), ShapeError);
+  BOOST_CHECK_THROW(subspace_iteration(empty), ShapeError);
+  for (const auto& [rows, columns] : {std::pair(0, 0), {0, 3}, {3, 0}}) {
+    BOOST_CHECK_THROW(randomized_svd(dense(torch::zeros({rows, columns}, double_options()))),
+                      ShapeError);
+  }
   const Eigenpairs pairs = nystrom(a, {.rank = 3}).top;
   BOOST_CHECK_THROW(nystrom_preconditioner(pairs, -10, Space::flat(10)), OptionError);
   struct Cancelled {};
