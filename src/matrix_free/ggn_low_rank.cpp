@@ -1,6 +1,7 @@
 // J^T M J as U U^T, the columns of U being gradients of single loss terms.
 
 #include <cmath>
+#include <utility>
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
@@ -49,8 +50,11 @@ OperatorPtr low_rank(const EmpiricalRisk& risk, const MatrixFreeOptions& options
   int64_t count = 0;
   detail::for_each_pullback(
       risk, cotangents, options.observer, who, [&](const detail::Pullback& pullback) {
-        if (count == 0) {
-          rows = room_for(examples * pullback.vectors_per_example, spec.domain, numbers, who);
+        if (count == rows.size(0)) {  // at first, and where examples have more terms than before
+          at::Tensor more =
+              room_for(examples * pullback.vectors_per_example, spec.domain, numbers, who);
+          more.narrow(0, 0, count).copy_(rows);
+          rows = std::move(more);
         }
         const at::Tensor row = rows[count++];
         for (size_t i = 0; i < pullback.gradient.size(); ++i) {

@@ -101,6 +101,27 @@ BOOST_AUTO_TEST_CASE(weights_and_ignored_labels_count) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(batches_may_have_sequences_of_any_length) {
+  const auto options = at::TensorOptions(at::kDouble).device(test_device());
+  const at::Tensor w = RandomSource(2).normal(0, 6).view({3, 2}).to(options).requires_grad_();
+  const Model model([=](const TensorList& x) { return x[0].matmul(w).tanh(); }, {{"w", w}});
+  for (const std::vector<int64_t>& lengths : {std::vector<int64_t>{2, 5}, {5, 2}, {1, 4, 2, 7}}) {
+    std::vector<Batch> batches;
+    for (const int64_t length : lengths) {
+      const at::Tensor x = RandomSource(length).normal(0, 4 * length * 3).view({4, length, 3});
+      batches.push_back({.inputs = {x.to(options)},
+                         .targets = x.select(2, 0).gt(0).to(options.dtype(at::kLong)),
+                         .weights = {}});
+    }
+    const EmpiricalRisk risk(model, cross_entropy(), batch_dataset(batches));
+    BOOST_TEST(close(materialize(*ggn_low_rank(risk)), materialize(*ggn(risk))));
+    BOOST_TEST(close(materialize(*ggn_mc_low_rank(risk, {.samples = 2})),
+                     materialize(*ggn_mc(risk, {.samples = 2}))));
+    BOOST_TEST(
+        close(materialize(*empirical_fisher_low_rank(risk)), materialize(*empirical_fisher(risk))));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(without_residuals_nothing_but_the_damping_is_left) {
   const auto options = at::TensorOptions(at::kDouble).device(test_device());
   const at::Tensor w = at::ones({3}, options).requires_grad_();
