@@ -76,16 +76,23 @@ void tie_parameters(const torch::jit::Module& root) {
   }
 }
 
+bool is_selected(const std::string& name, const std::vector<std::string>& patterns) {
+  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& pattern) {
+    return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
+  });
+}
+
 void select_parameters(const std::vector<NamedTensor>& parameters,
                        const std::vector<std::string>& patterns) {
   if (patterns.empty()) return;
   for (const auto& [name, tensor] : parameters) {
-    const bool selected = std::any_of(patterns.begin(), patterns.end(),
-                                      [&, &name = name](const std::string& pattern) {
-                                        return fnmatch(pattern.c_str(), name.c_str(), 0) == 0;
-                                      });
-    tensor.requires_grad_(selected);
+    tensor.requires_grad_(is_selected(name, patterns));
   }
+}
+
+bool is_known(const at::Tensor& tensor, const std::vector<NamedTensor>& others) {
+  return std::any_of(others.begin(), others.end(),
+                     [&](const NamedTensor& other) { return other.tensor.is_same(tensor); });
 }
 
 bool has_fork(const torch::jit::Block& block) {
@@ -139,6 +146,12 @@ Model load_torchscript(const std::string& path, const TorchscriptOptions& option
 
   std::vector<NamedTensor> parameters, buffers;
   for (const auto& slot : module.named_parameters()) {
+    if (is_known(slot.value, parameters)) continue;  // a tied one counts under its first name
+    const bool is_wanted = options.parameters.empty() ? slot.value.requires_grad()
+                                                      : is_selected(slot.name, options.parameters);
+    CURVATURE_CHECK(!slot.value.is_complex() || !is_wanted, ModelError,
+                    "{}: parameter '{}' must be real; expected float32 or float64, got {}", path,
+                    slot.name, c10::toString(slot.value.scalar_type()));
     convert(slot.value, options);
     (slot.value.is_floating_point() ? parameters : buffers).push_back({slot.name, slot.value});
   }

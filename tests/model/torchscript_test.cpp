@@ -116,6 +116,27 @@ def forward(self, x):
 
   BOOST_TEST(risk.space().size() == 9);
   BOOST_TEST(close(risk.gradient()[0], torch::autograd::grad({loss}, {p})[0], {1e-6, 0}));
+
+  // Patterns see the first name only.
+  const auto selected = [&](const std::string& pattern) {
+    const Model some = load_torchscript(file.path, {.parameters = {pattern}});
+    BOOST_TEST(some.parameters().size() == 1U);
+    return some.parameters().front().tensor.requires_grad();
+  };
+  BOOST_TEST(selected("first"));
+  BOOST_TEST(!selected("second"));
+}
+
+BOOST_AUTO_TEST_CASE(a_complex_parameter_is_refused_by_name) {
+  const TemporaryFile file("complex.pt");
+  torch::jit::Module module = scripted(kTanhNet);
+  module.register_parameter("phase", at::ones({2}, at::kComplexFloat).requires_grad_(), false);
+  module.save(file.path);
+
+  BOOST_CHECK_EXCEPTION(load_torchscript(file.path), ModelError, [](const ModelError& error) {
+    return std::string(error.what()).find("'phase' must be real") != std::string::npos;
+  });
+  BOOST_CHECK_NO_THROW(load_torchscript(file.path, {.parameters = {"hidden"}}));
 }
 
 BOOST_AUTO_TEST_CASE(what_is_no_usable_archive_is_refused_with_the_export_line) {
