@@ -1,5 +1,6 @@
 #include "model/determinism.hpp"
 
+#include <algorithm>
 #include <mutex>
 
 #include <ATen/Context.h>
@@ -14,7 +15,8 @@ namespace curvature::detail {
 namespace {
 
 constexpr const char* kRemedy =
-    "call model.eval() in Python before torch.jit.script(model).save(\"model.pt\")";
+    "call model.eval() first (in Python before torch.jit.script(model).save(\"model.pt\"), in C++ "
+    "before Model::from_module)";
 
 /// Restores the states of the generators a model may draw from, and tells whether they moved.
 class GeneratorGuard {
@@ -86,6 +88,12 @@ TensorList with_first_repeated(const TensorList& inputs) {
   return longer;
 }
 
+TensorList clones(const TensorList& tensors) {
+  TensorList copies;
+  for (const at::Tensor& tensor : tensors) copies.push_back(tensor.clone());
+  return copies;
+}
+
 bool agree(const at::Tensor& a, const at::Tensor& b) {
   const double tolerance = a.scalar_type() == at::kDouble ? 1e-8 : 1e-3;
   const double scale = a.abs().max().item<double>();
@@ -94,12 +102,15 @@ bool agree(const at::Tensor& a, const at::Tensor& b) {
 
 }  // namespace
 
-at::Tensor checked_output(const Model& model, const TensorList& inputs) {
+CheckedOutput checked_output(const Model& model, const TensorList& inputs) {
   const at::Tensor& parameter = model.parameters().front().tensor;
   GeneratorGuard generators(parameter.device());
   const BufferGuard buffers(model.buffers());
 
-  const at::Tensor output = model(inputs);
+  const TensorList copies = clones(inputs);
+  const at::Tensor output = model(copies);
+  const bool changes_inputs = std::any_of(
+      copies.begin(), copies.end(), [](const at::Tensor& copy) { return copy._version() > 0; });
   const int64_t count = inputs.front().size(0);
   CURVATURE_CHECK(output.defined() && output.dim() > 0 && output.size(0) == count, ModelError,
                   "Model: the output must have the example axis first; expected [{}, ...], got {}",
@@ -114,8 +125,9 @@ at::Tensor checked_output(const Model& model, const TensorList& inputs) {
   CURVATURE_CHECK(!generators.moved(), ModelError,
                   "Model: the output is random (dropout in training mode?); {}", kRemedy);
 
-  const at::NoGradGuard no_grad;
-  const at::Tensor longer = model(with_first_repeated(inputs));
+  // With gradients, as the first time: without them a model may take another path (nested tensors
+  // in nn.TransformerEncoder).
+  const at::Tensor longer = model(with_first_repeated(inputs)).detach();
   CURVATURE_CHECK(longer.dim() == output.dim() && longer.size(0) == count + 1, ModelError,
                   "Model: the output does not follow the number of examples: {} for {}, {} for {}",
                   to_string(output.sizes()), count, to_string(longer.sizes()), count + 1);
@@ -131,7 +143,7 @@ at::Tensor checked_output(const Model& model, const TensorList& inputs) {
                   "Model: a forward pass changes the buffer '{}' (batch statistics in training "
                   "mode?); {}",
                   buffers.name(changed.front()), kRemedy);
-  return output;
+  return {output, changes_inputs};
 }
 
 }  // namespace curvature::detail

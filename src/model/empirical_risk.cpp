@@ -46,6 +46,7 @@ struct EmpiricalRisk::State {
   std::vector<std::string> unused;
   Shape output_shape;
   int64_t num_classes = 0;
+  bool changes_inputs = false;          // the model does, in place
   std::vector<int64_t> first_examples;  // of each batch
   int64_t num_local_examples = 0;
   int64_t num_examples = 0;
@@ -143,7 +144,8 @@ void EmpiricalRisk::State::try_model() {
   for (const at::Tensor& input : first.inputs) {
     few.push_back(input.narrow(0, 0, std::min(first.size(), kExamplesTried)));
   }
-  const at::Tensor output = detail::checked_output(model, few);
+  const auto [output, changes] = detail::checked_output(model, few);
+  changes_inputs = changes;
   output_shape = output.sizes().slice(1).vec();
   num_classes = loss->rows(output.detach()).size(1);
   const at::Tensor targets = first.targets.narrow(0, 0, output.size(0));
@@ -241,12 +243,19 @@ double sum_over_workers(double loss, const EmpiricalRisk& risk) {
 
 double EmpiricalRisk::loss(const Observer& observer) const {
   const detail::FastKernels fast;
-  const at::NoGradGuard no_grad;
+  const c10::InferenceMode no_inference(false);
   const int64_t num_batches = data().num_batches();
   double total = 0;
   for (int64_t index = 0; index < num_batches; ++index) {
     const BatchRisk view = on(index);
-    total += view.objective(view.predict()).item<double>();
+    const at::Tensor output = [&] {
+      // The function that is differentiated: without gradients a model may compute another one
+      // (nested tensors in nn.TransformerEncoder).
+      const at::AutoGradMode with_gradients(true);
+      return view.predict().detach();
+    }();
+    const at::NoGradGuard no_grad;
+    total += view.objective(output).item<double>();
     if (observer) observer({"loss", index + 1, num_batches});
   }
   return sum_over_workers(total, *this);
@@ -294,11 +303,21 @@ LossAndGradient EmpiricalRisk::loss_and_gradient(const Observer& observer) const
 }
 
 BatchRisk EmpiricalRisk::on(int64_t index) const {
+  const int64_t num_batches = data().num_batches();
+  CURVATURE_CHECK(index >= 0 && index < num_batches, OptionError,
+                  "EmpiricalRisk::on: expected a batch among 0..{}, got {}", num_batches - 1,
+                  index);
   const auto position = static_cast<size_t>(index);
   return on(data().batch(index), state_->first_examples.at(position));
 }
 
 BatchRisk EmpiricalRisk::on(Batch batch, int64_t first_example) const {
+  for (size_t i = 0; i < parameters().size(); ++i) {
+    CURVATURE_CHECK(parameters()[i].requires_grad(), ModelError,
+                    "EmpiricalRisk: parameter '{}' was frozen after the risk was built; expected "
+                    "it to require gradients; build the risk again",
+                    space().entries()[i].name);
+  }
   return BatchRisk(*this, to_device(std::move(batch), parameters().front().device()),
                    first_example);
 }
@@ -344,7 +363,12 @@ void EmpiricalRisk::check_versions(const std::vector<int64_t>& expected,
       fmt::format("{}: '{}' changed since the operator was built; build it again", who, name));
 }
 
-at::Tensor BatchRisk::predict() const { return risk_->model()(batch_.inputs); }
+at::Tensor BatchRisk::predict() const {
+  if (!risk_->state_->changes_inputs) return risk_->model()(batch_.inputs);
+  TensorList copies;  // the batch may be a view of the data
+  for (const at::Tensor& input : batch_.inputs) copies.push_back(input.clone());
+  return risk_->model()(copies);
+}
 
 at::Tensor BatchRisk::objective(const at::Tensor& output) const {
   const at::Tensor terms = risk_->loss_function().terms(output, batch_.targets);

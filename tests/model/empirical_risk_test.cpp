@@ -134,6 +134,60 @@ BOOST_AUTO_TEST_CASE(a_model_that_normalises_over_the_batch_is_refused) {
                         mentions("other examples"));
 }
 
+BOOST_AUTO_TEST_CASE(advice_on_training_mode_serves_both_languages) {
+  torch::nn::BatchNorm1d norm(3);
+  for (const std::string word : {"torch.jit.script", "Model::from_module"}) {
+    BOOST_CHECK_EXCEPTION(risk_of(norm, RandomSource(2).normal(0, 5, 3)), ModelError,
+                          mentions(word));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(the_loss_is_of_the_function_that_is_differentiated) {
+  // As nn.TransformerEncoder does with its nested tensors: another result without gradients, which
+  // depends on what else is in the batch.
+  const at::Tensor w = at::ones({1}, at::kDouble).requires_grad_();
+  const Model model(
+      [w](const TensorList& x) {
+        return at::GradMode::is_enabled() ? x[0] * w : (x[0] - x[0].mean()) * w;
+      },
+      {{"w", w}});
+  const DatasetPtr data =
+      tensor_dataset({at::arange(6, at::kDouble).view({6, 1})}, at::zeros({6, 1}, at::kDouble), 4);
+  const EmpiricalRisk risk(model, mean_squared_error(), data);
+
+  BOOST_TEST(risk.loss() == 55.0 / 6, boost::test_tools::tolerance(1e-12));
+  BOOST_TEST(risk.loss() == risk.loss_and_gradient().loss);
+}
+
+BOOST_AUTO_TEST_CASE(a_model_that_changes_its_input_in_place_gets_a_copy) {
+  const at::Tensor w = RandomSource(2).normal(0, 3, 2).requires_grad_();
+  const auto risk_of_function = [&](const Model::Function& function, const at::Tensor& x) {
+    return EmpiricalRisk(Model(function, {{"w", w}}), mean_squared_error(),
+                         tensor_dataset({x}, at::ones({5, 2}, at::kDouble), 2));
+  };
+  const at::Tensor x = RandomSource(1).normal(0, 5, 3), before = x.clone();
+  const EmpiricalRisk in_place = risk_of_function(
+      [w](const TensorList& inputs) { return at::Tensor(inputs[0]).div_(2).matmul(w).tanh(); }, x);
+  const EmpiricalRisk plain = risk_of_function(
+      [w](const TensorList& inputs) { return (inputs[0] / 2).matmul(w).tanh(); }, before);
+
+  for (int run = 0; run < 2; ++run) {
+    BOOST_TEST(in_place.loss() == plain.loss());
+    BOOST_TEST(close(in_place.gradient()[0], plain.gradient()[0]));
+    BOOST_TEST(close(materialize(*hessian(in_place)), materialize(*hessian(plain))));
+    BOOST_TEST(close(materialize(*ggn(in_place)), materialize(*ggn(plain))));
+    BOOST_TEST(close(*ggn_diagonal(in_place)->diagonal(), *ggn_diagonal(plain)->diagonal()));
+  }
+  BOOST_TEST(x.equal(before));
+}
+
+BOOST_AUTO_TEST_CASE(batches_that_are_not_there_are_refused) {
+  const EmpiricalRisk risk = labels_problem().risk(3);
+  const int64_t count = risk.data().num_batches();
+  BOOST_CHECK_EXCEPTION(risk.on(count), OptionError, mentions("among 0.."));
+  BOOST_CHECK_THROW(risk.on(-1), OptionError);
+}
+
 BOOST_AUTO_TEST_CASE(unused_parameters_are_named) {
   const Problem& recurrent = problems()[6];
   const std::vector<std::string> expected = {"spare.weight", "spare.bias"};

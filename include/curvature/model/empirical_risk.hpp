@@ -111,6 +111,7 @@ class EmpiricalRisk {
   LossAndGradient loss_and_gradient(const Observer& observer = {}) const;
 
   /// Batch `index` of the data, on the model's device.
+  /// @throws OptionError if there is no such batch, ModelError if a parameter was frozen meanwhile
   BatchRisk on(int64_t index) const;
   /// A batch that is not in the data, with this risk's scale.
   BatchRisk on(Batch batch, int64_t first_example) const;
@@ -133,6 +134,7 @@ class EmpiricalRisk {
   void check_versions(const std::vector<int64_t>& expected, const std::string& who) const;
 
  private:
+  friend class BatchRisk;
   struct State;
   std::shared_ptr<const State> state_;
   explicit EmpiricalRisk(std::shared_ptr<const State> state);
