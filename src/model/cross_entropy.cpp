@@ -20,6 +20,11 @@ namespace {
 
 constexpr int64_t kPytorchIgnoreIndex = -100;  // of PyTorch; no label equals it unless asked for
 
+/// Class indices, of any width.
+bool is_labels(const at::Tensor& targets) {
+  return at::isIntegralType(targets.scalar_type(), /*includeBool=*/true);
+}
+
 /// Every variant of the loss is - sum_c q_c log p_c with p the softmax of a row's logits and q
 /// non-negative. With s = sum_c q_c: gradient s p - q, Hessian s (diag p - p p^T).
 class CrossEntropyPoint final : public LossPoint {
@@ -90,8 +95,8 @@ class CrossEntropy final : public detail::RowLoss {
     CURVATURE_CHECK(!weights.defined() || weights.size(0) == num_classes, OptionError,
                     "cross-entropy: expected {} class_weights, got {}", num_classes,
                     weights.size(0));
-    if (targets.defined() && targets.scalar_type() == at::kLong) {
-      check_labels(targets, num_classes);
+    if (targets.defined() && is_labels(targets)) {
+      check_labels(targets.to(at::kLong), num_classes);
       return;
     }
     check_real(targets, dtype);
@@ -116,12 +121,12 @@ class CrossEntropy final : public detail::RowLoss {
   }
 
   at::Tensor normalizers(const at::Tensor& targets) const override {
-    if (targets.scalar_type() != at::kLong) {
+    if (!is_labels(targets)) {
       const int64_t terms =
           targets.numel() / targets.size(0) / targets.size(class_axis(targets.dim()));
       return at::full({targets.size(0)}, static_cast<double>(terms), at::kDouble);
     }
-    const at::Tensor labels = targets.reshape({targets.size(0), -1});
+    const at::Tensor labels = targets.reshape({targets.size(0), -1}).to(at::kLong);
     at::Tensor weights = at::ones(labels.sizes(), labels.options().dtype(at::kDouble));
     if (options_.class_weights.defined()) {
       const at::Tensor all = options_.class_weights.to(labels.device(), at::kDouble);
@@ -151,7 +156,7 @@ class CrossEntropy final : public detail::RowLoss {
     std::vector<int64_t> expected = output.sizes().vec();
     expected.erase(expected.begin() + class_axis(output.dim()));
     check_shape(targets, expected);
-    return targets.reshape(-1);
+    return targets.reshape(-1).to(at::kLong);
   }
 
   std::optional<at::Tensor> weights_like(const at::Tensor& logits) const {
@@ -167,14 +172,14 @@ class CrossEntropy final : public detail::RowLoss {
   /// q of CrossEntropyPoint, as PyTorch defines smoothing and weights.
   at::Tensor soft_targets(const at::Tensor& logits, const at::Tensor& targets) const {
     const double smoothing = options_.label_smoothing;
-    const bool is_labels = targets.scalar_type() == at::kLong;
+    const bool hard = is_labels(targets);
     at::Tensor q =
-        is_labels ? at::zeros_like(logits).scatter_(1, valid(targets).unsqueeze(1), 1) : targets;
+        hard ? at::zeros_like(logits).scatter_(1, valid(targets).unsqueeze(1), 1) : targets;
     if (smoothing > 0) {
       q = (1 - smoothing) * q + smoothing / static_cast<double>(logits.size(1));
     }
     if (options_.class_weights.defined()) q = q * *weights_like(logits);
-    if (is_labels && options_.ignore_index) {
+    if (hard && options_.ignore_index) {
       q.masked_fill_((targets == *options_.ignore_index).unsqueeze(1), 0);
     }
     return q;

@@ -87,6 +87,25 @@ BOOST_AUTO_TEST_CASE(options_out_of_range_are_refused) {
   BOOST_CHECK_THROW(differentiable_loss({}), OptionError);
 }
 
+BOOST_AUTO_TEST_CASE(class_indices_are_integers_of_any_width) {
+  const at::Tensor output = RandomSource(1).normal(0, 4, 2);
+  const at::Tensor labels = at::tensor({0, 1, 1, 0}, at::kLong);
+  for (const CrossEntropyOptions& options : {CrossEntropyOptions{},
+                                             {.class_weights = at::tensor({1.0, 3.0}, at::kDouble)},
+                                             {.label_smoothing = 0.1, .ignore_index = 1}}) {
+    const LossPtr loss = cross_entropy(options);
+    for (const at::ScalarType type : {at::kInt, at::kShort, at::kChar, at::kByte, at::kBool}) {
+      const at::Tensor narrow = labels.to(type);
+      BOOST_CHECK_NO_THROW(loss->check_targets(narrow, 2, at::kDouble));
+      BOOST_TEST(loss->terms(output, narrow).equal(loss->terms(output, labels)));
+      BOOST_TEST(loss->normalizers(narrow).equal(loss->normalizers(labels)));
+      BOOST_TEST(loss->at(output, narrow)->gradient().equal(loss->at(output, labels)->gradient()));
+    }
+  }
+  BOOST_CHECK_THROW(cross_entropy()->check_targets(at::tensor({2}, at::kInt), 2, at::kDouble),
+                    DataError);
+}
+
 BOOST_AUTO_TEST_CASE(targets_that_do_not_fit_are_refused) {
   const at::Tensor output = at::zeros({4, 3}, at::kDouble);
   const LossPtr ce = cross_entropy(), mse = mean_squared_error();

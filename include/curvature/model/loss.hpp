@@ -73,7 +73,7 @@ struct CrossEntropyOptions {
   std::optional<int64_t>
       ignore_index{};  ///< label whose terms do not count; empty: every label must be a class
 };
-/// PyTorch's cross-entropy of logits; targets are class indices (int64, no class axis) or class
+/// PyTorch's cross-entropy of logits; targets are class indices (integers, no class axis) or class
 /// probabilities (floating point, the output's shape).
 LossPtr cross_entropy(CrossEntropyOptions options = {});
 
