@@ -11,6 +11,7 @@
 #include <curvature/operators/diagonal.hpp>
 
 #include "core/check.hpp"
+#include "core/densified.hpp"
 #include "core/fast_kernels.hpp"
 #include "matrix_free/curvature_operator.hpp"
 #include "matrix_free/math_attention.hpp"
@@ -42,8 +43,8 @@ std::shared_ptr<const GradientGraph> linearize(const BatchRisk& batch,
   graph->gradient.resize(parameters.size());
   if (objective.requires_grad()) {
     graph->gradient = detail::graph_edges(
-        torch::autograd::grad({objective}, parameters, {}, /*retain_graph=*/true,
-                              /*create_graph=*/true, /*allow_unused=*/true));
+        detail::densified(torch::autograd::grad({objective}, parameters, {}, /*retain_graph=*/true,
+                                                /*create_graph=*/true, /*allow_unused=*/true)));
   }
   return graph;
 }

@@ -13,6 +13,7 @@
 #include <torch/csrc/autograd/engine.h>
 
 #include "core/check.hpp"
+#include "core/densified.hpp"
 #include "core/fast_kernels.hpp"
 #include "core/finite.hpp"
 #include "core/translate.hpp"
@@ -64,9 +65,9 @@ TensorList vector_jacobian_product(const GraphEdges& outputs, const TensorList& 
   if (with_graph.empty()) return TensorList(inputs.size());
   const FastKernels fast;
   // `torch::autograd::grad` does the same from tensors, which would keep the outputs' values.
-  return torch::autograd::Engine::get_default_engine().execute(
+  return densified(torch::autograd::Engine::get_default_engine().execute(
       with_graph, used, /*keep_graph=*/true, /*create_graph=*/false, /*accumulate_grad=*/false,
-      graph_edges(inputs));
+      graph_edges(inputs)));
 }
 
 OutputLinearization::OutputLinearization(const BatchRisk& batch, const TensorList& parameters)
@@ -86,9 +87,10 @@ OutputLinearization::OutputLinearization(const BatchRisk& batch, const TensorLis
   pullback_.resize(parameters.size());
   if (!output_.requires_grad()) return;
   const ZeroProducts graph_alone;
-  pullback_ = graph_edges(torch::autograd::grad({output_}, parameters, {cotangent_},
-                                                /*retain_graph=*/true, /*create_graph=*/true,
-                                                /*allow_unused=*/true));
+  pullback_ = graph_edges(densified(torch::autograd::grad({output_}, parameters, {cotangent_},
+                                                          /*retain_graph=*/true,
+                                                          /*create_graph=*/true,
+                                                          /*allow_unused=*/true)));
 }
 
 at::Tensor OutputLinearization::jvp(const std::vector<size_t>& block, const TensorList& v) const {
@@ -162,7 +164,12 @@ TensorList Columns::list() const {
 
 TensorList Columns::at(int64_t k, const std::vector<size_t>& block) const {
   TensorList column;
-  for (const size_t i : block) column.push_back(rows_[i].select(0, k));
+  for (const size_t i : block) {
+    const at::Tensor view = rows_[i].select(0, k);
+    // A parameter seen through view_as_complex: pairs of numbers must begin at an even place.
+    const bool is_odd_pair = view.dim() > 0 && view.size(-1) == 2 && view.storage_offset() % 2 != 0;
+    column.push_back(is_odd_pair ? view.clone() : view);
+  }
   return column;
 }
 

@@ -288,6 +288,62 @@ BOOST_AUTO_TEST_CASE(float32_agrees_with_float64_to_its_precision) {
   }
 }
 
+BOOST_DATA_TEST_CASE(parameters_seen_as_complex_numbers_may_lie_anywhere, bdata::make(kKinds),
+                     kind) {
+  // One number before the pairs, so that they begin at an odd place of a vector.
+  const at::Tensor a = at::ones({1}, at::kDouble).requires_grad_();
+  const at::Tensor w = RandomSource(3).normal(0, 6).view({3, 2}).requires_grad_();
+  const auto risk_of = [&](const Model::Function& function) {
+    return EmpiricalRisk(
+        Model(function, {{"a", a}, {"w", w}}), mean_squared_error(),
+        tensor_dataset({RandomSource(1).normal(0, 4, 3)}, at::zeros({4, 3}, at::kDouble), 2));
+  };
+  const EmpiricalRisk complex = risk_of([=](const TensorList& x) {
+    return at::real(x[0] * a * at::view_as_complex(w) * at::view_as_complex(w));
+  });
+  const EmpiricalRisk real = risk_of([=](const TensorList& x) {
+    return x[0] * a * (w.select(1, 0).square() - w.select(1, 1).square());
+  });
+  BOOST_TEST(
+      close(materialize(*kind.build(complex, {})), materialize(*kind.build(real, {})), {1e-10}));
+}
+
+BOOST_DATA_TEST_CASE(sparse_gradients_of_embeddings_are_gradients, bdata::make(kKinds), kind) {
+  const at::Tensor w = RandomSource(3).normal(0, 12).view({6, 2}).requires_grad_();
+  const at::Tensor v = RandomSource(4).normal(0, 6).view({2, 3}).requires_grad_();
+  const auto risk_of = [&](bool sparse) {
+    const Model model(
+        [=](const TensorList& x) {
+          return at::embedding(w, x[0], /*padding_idx=*/-1, /*scale_grad_by_freq=*/false, sparse)
+              .tanh()
+              .matmul(v);
+        },
+        {{"w", w}, {"v", v}});
+    return EmpiricalRisk(model, cross_entropy(),
+                         tensor_dataset({at::tensor({0, 5, 2, 2, 1}, at::kLong)},
+                                        at::tensor({0, 1, 2, 1, 0}, at::kLong), 3));
+  };
+  BOOST_TEST(close(materialize(*kind.build(risk_of(true), {})),
+                   materialize(*kind.build(risk_of(false), {}))));
+  BOOST_TEST(close(risk_of(true).gradient()[0], risk_of(false).gradient()[0]));
+}
+
+BOOST_AUTO_TEST_CASE(a_parameter_that_is_frozen_later_is_named) {
+  OwnNet own;
+  const OperatorPtr kept = ggn(own.risk);
+  own.net->parameters()[2].set_requires_grad(false);
+  const auto names_it = [](const ModelError& error) {
+    return std::string(error.what()).find("'2.weight' was frozen") != std::string::npos;
+  };
+  for (const Kind& kind : kKinds) {
+    BOOST_CHECK_EXCEPTION(materialize(*kind.build(own.risk, {})), ModelError, names_it);
+  }
+  BOOST_CHECK_EXCEPTION(materialize(*kept), ModelError, names_it);
+  BOOST_CHECK_EXCEPTION(ggn_diagonal(own.risk), ModelError, names_it);
+  BOOST_CHECK_EXCEPTION(per_example_gradients(own.risk, 0, 2), ModelError, names_it);
+  BOOST_CHECK_EXCEPTION(own.risk.gradient(), ModelError, names_it);
+}
+
 BOOST_AUTO_TEST_CASE(a_float32_lstm_has_the_curvature_of_the_float64_one) {
   torch::nn::LSTM lstm(torch::nn::LSTMOptions(2, 3).batch_first(true));
   const at::Tensor x = RandomSource(1).normal(0, 4, 10).view({4, 5, 2});
