@@ -12,7 +12,7 @@ BatchOrder::BatchOrder(const Problem& problem, const ProblemOptions& options, bo
       options_(&options),
       shuffled_(shuffled),
       random_(random),
-      steps_per_epoch_((problem.num_examples() + options.batch_size - 1) / options.batch_size) {}
+      steps_per_epoch_((problem.num_examples() - 1) / options.batch_size + 1) {}
 
 DatasetPtr BatchOrder::batch(int64_t step) {
   const int64_t begin = (step - 1) % steps_per_epoch_ * options_->batch_size;

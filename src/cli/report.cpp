@@ -55,7 +55,7 @@ void print_text(const std::string& text) {
 void print_plan(const Plan& plan, const Problem& problem, const ProblemOptions& options,
                 const Invocation& invocation) {
   const int64_t num_examples = problem.num_examples();
-  const int64_t num_batches = (num_examples + options.batch_size - 1) / options.batch_size;
+  const int64_t num_batches = (num_examples - 1) / options.batch_size + 1;
   const int64_t budget =
       options.memory_budget.value_or(default_memory_budget(at::Device(options.device)));
   if (options.json) {

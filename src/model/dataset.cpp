@@ -33,7 +33,7 @@ class TensorDataset final : public Dataset {
     if (weights_.defined()) check_count(weights_, "weights");
   }
 
-  int64_t num_batches() const override { return (size_ + batch_size_ - 1) / batch_size_; }
+  int64_t num_batches() const override { return (size_ - 1) / batch_size_ + 1; }
 
   Batch batch(int64_t index) const override {
     const int64_t begin = index * batch_size_;

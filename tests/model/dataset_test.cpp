@@ -1,3 +1,5 @@
+#include <limits>
+
 #include <curvature/core/error.hpp>
 #include <curvature/model/dataset.hpp>
 
@@ -34,6 +36,13 @@ BOOST_AUTO_TEST_CASE(tensors_are_cut_into_batches_with_an_uneven_last_one) {
   BOOST_TEST(joined(*data)[0].equal(x));
   BOOST_TEST(joined(*data)[1].equal(y));
   BOOST_TEST(joined(*data)[2].equal(w));
+}
+
+BOOST_AUTO_TEST_CASE(the_largest_batch_size_is_one_batch) {
+  const DatasetPtr data =
+      tensor_dataset({at::ones({5, 2})}, at::ones({5}), std::numeric_limits<int64_t>::max());
+  BOOST_TEST(data->num_batches() == 1);
+  BOOST_TEST(data->batch(0).size() == 5);
 }
 
 BOOST_AUTO_TEST_CASE(half_precision_is_widened_batch_by_batch) {
