@@ -9,6 +9,7 @@
 #include "cli/progress_bar.hpp"
 #include "cli/report.hpp"
 #include "core/check.hpp"
+#include "core/finite.hpp"
 
 namespace curvature::cli {
 namespace {
@@ -49,6 +50,9 @@ void run_apply(const ApplyOptions& options, const Invocation& invocation) {
   const Stopwatch watch;
   const EmpiricalRisk risk = make_risk(problem, options.problem);
   const at::Tensor result = compute(options, risk, vectors);
+  CURVATURE_CHECK(detail::is_finite(result), NumericalError,
+                  "{}: a product is not finite; expected numbers, got NaN or infinity",
+                  options.choice.name);
   write_array(options.output, result, origin(invocation, options.problem.seed));
   const int64_t columns = columns_of(vectors);
   if (options.problem.json) {

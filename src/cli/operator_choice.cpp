@@ -78,6 +78,13 @@ const Choice& choice_of(const OperatorOptions& options) {
                        [&](const Choice& choice) { return choice.name == options.name; });
 }
 
+/// Whether `name` is that of an operator with layer rules; some names are no operator's.
+bool is_layerwise(const std::string& name) {
+  return std::any_of(choices().begin(), choices().end(), [&](const Choice& choice) {
+    return choice.name == name && choice.kind == Kind::kLayerwise;
+  });
+}
+
 Blocks blocks_of(const OperatorOptions& options) {
   if (options.block_diagonal == "layer") return Blocks::kLayer;
   return options.block_diagonal == "parameter" ? Blocks::kParameter : Blocks::kFull;
@@ -120,8 +127,8 @@ std::vector<std::string> operator_names() {
   return names;
 }
 
-void check_operator_options(const OperatorOptions& options) {
-  const bool layerwise = choice_of(options).kind == Kind::kLayerwise;
+void check_operator_options(const OperatorOptions& options, const std::string& preconditioner) {
+  const bool layerwise = is_layerwise(options.name) || is_layerwise(preconditioner);
   CURVATURE_CHECK(
       layerwise || layerwise_option(options).empty(), OptionError,
       "{} belongs to operators with layer rules; expected --operator kfac, ekfac or kfoc, got {}",
@@ -132,10 +139,11 @@ void check_operator_options(const OperatorOptions& options) {
       "--mc-samples belongs to a Monte-Carlo operator; expected --operator ggn-mc or --fisher mc, "
       "got {}",
       options.name);
-  CURVATURE_CHECK(
-      options.name == "kfac" || options.fisher != "forward-only", OptionError,
-      "--fisher: {} needs gradients; expected type-2, mc or empirical, got forward-only",
-      options.name);
+  for (const std::string& name : {options.name, preconditioner}) {
+    CURVATURE_CHECK(
+        name == "kfac" || !is_layerwise(name) || options.fisher != "forward-only", OptionError,
+        "--fisher: {} needs gradients; expected type-2, mc or empirical, got forward-only", name);
+  }
   CURVATURE_CHECK(
       options.name == "kl-shampoo" || !options.fit_damping, OptionError,
       "--fit-damping: only kl-shampoo is fitted; expected --operator kl-shampoo, got {}",

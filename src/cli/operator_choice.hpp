@@ -14,9 +14,10 @@ namespace curvature::cli {
 /// Names of the operators that `--operator` knows.
 std::vector<std::string> operator_names();
 
-/// Checks what options say together, before anything is loaded.
+/// Checks what options say together, before anything is loaded. Those of layer rules may be for a
+/// preconditioner, where `preconditioner` is one made by them.
 /// @throws OptionError if two of them contradict each other
-void check_operator_options(const OperatorOptions& options);
+void check_operator_options(const OperatorOptions& options, const std::string& preconditioner = "");
 
 /// The operator that the options name, with damping. `observer` sees the batches of a product, or
 /// the computation of a diagonal.

@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <cmath>
+
 #include <CLI/App.hpp>
 
 #include <curvature/io/array.hpp>
@@ -11,6 +14,7 @@
 #include "cli/solver_choice.hpp"
 #include "cli/validators.hpp"
 #include "core/check.hpp"
+#include "core/finite.hpp"
 
 namespace curvature::cli {
 namespace {
@@ -92,8 +96,20 @@ std::string describe(const Result& result, const SolveOptions& options) {
   return text + fmt::format("solution in {}\n", options.output);
 }
 
+/// A product that is not finite leaves nothing to report.
+void check_finite(const Solution& solution) {
+  const std::vector<double>& residuals = solution.report.residuals;
+  const bool is_finite = detail::is_finite(solution.x) &&
+                         std::all_of(residuals.begin(), residuals.end(),
+                                     [](double residual) { return std::isfinite(residual); });
+  CURVATURE_CHECK(is_finite, NumericalError,
+                  "solve: a product or the solution is not finite; expected numbers, got NaN or "
+                  "infinity after {}",
+                  count_of(solution.report.iterations, "iteration"));
+}
+
 void run_solve(const SolveOptions& options, const Invocation& invocation) {
-  check_operator_options(options.choice);
+  check_operator_options(options.choice, options.solver.preconditioner);
   check_solver_options(options.solver, options.choice);
   const Problem problem = load_problem(options.problem);
   const at::Tensor rhs = read_vectors(options.rhs, problem);
@@ -107,6 +123,7 @@ void run_solve(const SolveOptions& options, const Invocation& invocation) {
   announce(plan, options.choice, options.problem);
   const EmpiricalRisk risk = make_risk(problem, options.problem);
   const Result result = compute(options, risk, rhs, start);
+  check_finite(result.solution);
   // Made first: numbers that are not finite end the job before anything is written.
   const std::string json = to_text(
       with_origin(to_json(result, options, risk.space().size()), invocation, options.problem.seed));

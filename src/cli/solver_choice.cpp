@@ -96,8 +96,7 @@ OperatorPtr make_preconditioner(const SolverOptions& options, const EmpiricalRis
     return diagonal_preconditioner(*ggn->diagonal(), risk.space(), damping);
   }
   if (name == kNystrom) return make_nystrom(options, risk, damping, problem, observer);
-  OperatorOptions layerwise = choice;
-  if (!is_made_of_blocks(choice)) layerwise = {};
+  OperatorOptions layerwise = choice;  // with what was said of layer rules
   layerwise.name = name;
   layerwise.damping = damping;
   return inverse(make_operator(risk, layerwise, problem, observer));

@@ -157,6 +157,21 @@ BOOST_AUTO_TEST_CASE(info_reports_layers_and_uncovered_parameters_are_named) {
             strange);
     BOOST_TEST(close(actual, read_npy(other / "z.npy"), {1e-9, 0}));
   }
+
+  // A preconditioner takes the options of layer rules, whatever the operator is.
+  const Words solve =
+      Words{"solve",         "--operator", "ggn", "--damping", "0.1",           "--rhs",
+            other / "v.npy", "--solver",   "cg",  "--output",  other / "x.npy", "--json"} +
+      strange;
+  const Words by_kfac = solve + Words{"--preconditioner", "kfac"};
+  BOOST_TEST(run_tool(by_kfac).is_error(1, "'w' is not covered"));
+  const auto solved = checked(by_kfac + Words{"--fallback", "block"}).json();
+  BOOST_TEST(solved["termination"] == "converged");
+  BOOST_TEST(solved["iterations"].get<int64_t>() <= 2);
+  BOOST_TEST(run_tool(solve + Words{"--preconditioner", "diagonal", "--fallback", "block"})
+                 .is_error(2, "--fallback"));
+  BOOST_TEST(run_tool(solve + Words{"--preconditioner", "ekfac", "--fisher", "forward-only"})
+                 .is_error(2, "--fisher"));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -174,4 +174,36 @@ BOOST_AUTO_TEST_CASE(a_dry_run_tells_the_cost) {
   BOOST_TEST(direct.json()["products"] == 36);
 }
 
+BOOST_AUTO_TEST_CASE(products_that_are_not_finite_are_errors_and_leave_no_file) {
+  const Scratch scratch;
+  // The square root has no derivative at zero.
+  const ModelSource source{{{"w", random_tensor({5, 3}, 1).requires_grad_()}},
+                           "forward(self, x):\n    return x.matmul(self.w) + "
+                           "torch.sqrt(torch.abs(x.matmul(self.w) * 0))\n"};
+  const Words problem =
+      write_problem(scratch, source, random_tensor({20, 5}, 2), torch::arange(20).remainder(3));
+  write_npy(scratch / "v.npy", random_tensor({15}, 3));
+  const Words words =
+      Words{"--operator", "ggn", "--damping", "0.1", "--output", scratch / "y.npy"} + problem;
+  const Outcome applied = run_tool(Words{"apply", "--vectors", scratch / "v.npy"} + words);
+  BOOST_TEST(applied.is_error(1, "a product is not finite"), applied);
+  for (const std::string solver : {"cg", "block-cg", "minres", "lsmr", "direct"}) {
+    const Outcome outcome =
+        run_tool(Words{"solve", "--rhs", scratch / "v.npy", "--solver", solver} + words);
+    BOOST_TEST(outcome.is_error(1, "not finite"), outcome);
+    BOOST_TEST(outcome.error.find("report:") == std::string::npos, outcome);
+  }
+  BOOST_TEST(!std::filesystem::exists(scratch / "y.npy"));
+}
+
+BOOST_AUTO_TEST_CASE(a_batch_may_be_as_large_as_numbers_go) {
+  const System system;
+  const Words words =
+      system.solve("ggn", {"--solver", "cg", "--batch-size", "9223372036854775807"});
+  const Outcome planned = run_tool(words + Words{"--dry-run"});
+  BOOST_TEST_REQUIRE(planned.status == 0, planned);
+  BOOST_TEST(planned.json()["num_batches"] == 1);
+  BOOST_TEST(run_tool(words).status == 0);
+}
+
 BOOST_AUTO_TEST_SUITE_END()
