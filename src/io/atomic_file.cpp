@@ -59,6 +59,13 @@ class TemporaryFile {
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
 
+  /// A file that others may not read stays so.
+  void take_mode_of_replaced() {
+    struct stat replaced {};
+    if (::fstatat(folder_.get(), name_.c_str(), &replaced, 0) != 0) return;
+    check(::fchmod(file_.get(), replaced.st_mode & 0777) == 0);
+  }
+
   void write(const void* data, size_t size) {
     constexpr size_t kPiece = size_t{1} << 30;  // one call writes less than 2 GiB
     const auto* next = static_cast<const char*>(data);
@@ -128,6 +135,7 @@ std::filesystem::path destination_of(const std::filesystem::path& path) {
 void write_file_atomically(const std::filesystem::path& path,
                            const std::function<void(const ByteSink& sink)>& write) {
   TemporaryFile file(destination_of(path));
+  file.take_mode_of_replaced();
   write([&file](const void* data, size_t size) { file.write(data, size); });
   file.move_to_destination();
 }

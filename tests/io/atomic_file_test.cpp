@@ -120,6 +120,16 @@ BOOST_AUTO_TEST_CASE(new_files_have_the_usual_permissions) {
               std::filesystem::status(folder / "usual").permissions()));
 }
 
+BOOST_AUTO_TEST_CASE(a_file_keeps_its_permissions_when_it_is_replaced) {
+  const TemporaryFolder folder;
+  const auto file = write_bytes(folder / "x", "old");
+  const auto owner_only = std::filesystem::perms::owner_read | std::filesystem::perms::owner_write;
+  std::filesystem::permissions(file, owner_only);
+  write_file_atomically(file, "new");
+  BOOST_TEST((std::filesystem::status(file).permissions() == owner_only));
+  BOOST_TEST(read_bytes(file) == "new");
+}
+
 BOOST_AUTO_TEST_CASE(names_relative_to_the_current_folder_work) {
   const TemporaryFolder folder;
   const auto before = std::filesystem::current_path();
