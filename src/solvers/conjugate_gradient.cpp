@@ -28,7 +28,7 @@ class ConjugateGradientRecurrence final : public detail::Recurrence {
     if (!std::isfinite(rho)) return Termination::kNonFinite;
     CURVATURE_CHECK(rho > 0, NumericalError,
                     "conjugate_gradient: the preconditioner is not positive definite; expected "
-                    "r^T M r > 0, got {}",
+                    "r^T M r > 0, got {}; add damping",
                     rho);
     if (rho_ == 0) {
       p_.copy_(z);
