@@ -117,6 +117,19 @@ BOOST_AUTO_TEST_CASE(its_inverse_is_an_operator_with_an_adjoint) {
 }
 
 BOOST_AUTO_TEST_CASE(numbers_whose_squares_overflow_or_vanish_are_numbers) {
+  class RoughlyInverted final : public FlatOperator {  // the identity
+   public:
+    RoughlyInverted()
+        : FlatOperator(
+              {.domain = Space::flat(6), .range = Space::flat(6), .device = test_device()}) {}
+    std::string describe() const override { return "RoughlyInverted"; }
+    OperatorPtr inverse() const override {
+      return curvature::diagonal(torch::full({6}, 0.5, double_options()));
+    }
+
+   protected:
+    at::Tensor apply_flat_impl(const at::Tensor& x) const override { return x.clone(); }
+  };
   const at::Tensor matrix = laplacian(6);
   const at::Tensor b = normal_matrix(6, 1), x = torch::linalg_solve(matrix, b);
   const OperatorPtr a = std::make_shared<DenseOperator>(matrix, Symmetry::kPositiveDefinite);
@@ -125,6 +138,11 @@ BOOST_AUTO_TEST_CASE(numbers_whose_squares_overflow_or_vanish_are_numbers) {
     BOOST_TEST((solution.report.termination == Termination::kConverged));
     BOOST_TEST(close(solution.x / scale, x, {1e-10, 0}));
     BOOST_TEST(solution.report.relative_residuals[0] < 1e-10);
+
+    // Half of the inverse, and its refinement, leave a quarter of any b.
+    const Solution rough = solve(std::make_shared<RoughlyInverted>(), b * scale, direct());
+    BOOST_TEST(rough.report.relative_residuals[0] == 0.25, boost::test_tools::tolerance(1e-12));
+    BOOST_TEST((rough.report.termination == Termination::kStagnated));
   }
 }
 
