@@ -67,9 +67,10 @@ void check_gradients(const NamedTensor& gradients, const NamedTensor& parameter,
       g.dim() == parameter.tensor.dim() + 1 && g.sizes().slice(1) == parameter.tensor.sizes(),
       ShapeError, "{}: gradients of '{}' do not fit; expected the step axis, then {}, got {}", file,
       gradients.name, detail::to_string(parameter.tensor.sizes()), detail::to_string(g.sizes()));
-  CURVATURE_CHECK(g.is_floating_point(), DataError,
-                  "{}: gradients of '{}' are not real; expected {}, got {}", file, gradients.name,
-                  c10::toString(parameter.tensor.scalar_type()), c10::toString(g.scalar_type()));
+  CURVATURE_CHECK(g.scalar_type() == parameter.tensor.scalar_type(), DataError,
+                  "{}: gradients of '{}' have another dtype than it; expected {}, got {}", file,
+                  gradients.name, c10::toString(parameter.tensor.scalar_type()),
+                  c10::toString(g.scalar_type()));
 }
 
 Recording read_recording(const ReplayOptions& options) {
@@ -97,8 +98,7 @@ Recording read_recording(const ReplayOptions& options) {
                     "{}: gradients of '{}' for another number of steps; expected {} as for '{}', "
                     "got {}",
                     options.gradients, gradients.name, recording.num_steps, first, num_steps);
-    recording.gradients[index] =
-        gradients.tensor.to(recording.parameters[index].tensor.scalar_type());
+    recording.gradients[index] = gradients.tensor;
   }
   CURVATURE_CHECK(recording.num_steps > 0, DataError,
                   "{}: no gradients; expected at least one step of one parameter, got none",
