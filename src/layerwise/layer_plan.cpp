@@ -6,8 +6,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/remainder.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
@@ -347,13 +346,14 @@ BatchRisk example_of(const EmpiricalRisk& risk, const BatchRisk& batch, int64_t 
   return risk.on(std::move(example), batch.first_example() + index);
 }
 
-/// The first examples of a batch, as often as needed for another number of them than it has.
+/// Three examples from all over a batch (one sorted by length has unlike ones there), or two:
+/// another number of them than the batch has.
 Batch other_batch(const Batch& batch) {
-  const int64_t size = batch.size(), count = size == 1 || size == 3 ? 2 : 3;
+  const int64_t last = batch.size() - 1, first = 0;
+  const bool two = last == 0 || last == 2;
+  const at::Tensor numbers = two ? at::tensor({first, last}) : at::tensor({first, last / 2, last});
   const auto change = [&](const at::Tensor& x) {
-    if (!x.defined()) return x;
-    const at::Tensor indices = at::arange(count, x.options().dtype(at::kLong));
-    return x.index_select(0, at::remainder(indices, size));
+    return x.defined() ? x.index_select(0, numbers.to(x.device(), at::kLong)) : x;
   };
   Batch other;
   for (const at::Tensor& input : batch.inputs) other.inputs.push_back(change(input));

@@ -10,6 +10,8 @@
 
 #include <curvature/core/random.hpp>
 
+#include "core/densified.hpp"
+
 namespace curvature::detail {
 namespace {
 
@@ -40,7 +42,7 @@ Probe::Probe(const Recorded& recorded, int64_t num_examples, const TensorList& p
   for (const at::Tensor& parameter : parameters) {
     edges.push_back(torch::autograd::impl::gradient_edge(parameter));
   }
-  TensorList gradients = output_gradients(recorded.output, cotangent, edges);
+  TensorList gradients = densified(output_gradients(recorded.output, cotangent, edges));
   const auto first_parameter =
       gradients.begin() + static_cast<std::ptrdiff_t>(recorded.uses.size());
   at_uses_.assign(gradients.begin(), first_parameter);

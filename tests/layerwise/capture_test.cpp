@@ -244,6 +244,19 @@ BOOST_AUTO_TEST_CASE(an_input_may_be_written_to_after_a_use_that_does_not_keep_i
   }
 }
 
+BOOST_AUTO_TEST_CASE(sparse_gradients_hide_no_embedding) {
+  const at::Tensor table = parameter({5, 3}, 47), w = parameter({2, 3}, 48);
+  const Model model(
+      [=](const TensorList& x) {
+        const at::Tensor indices = x[0].gt(0).to(at::kLong) + x[0].gt(1).to(at::kLong);
+        return at::linear(at::embedding(table, indices, -1, false, /*sparse=*/true).sum(1), w);
+      },
+      {{"table", table}, {"w", w}});
+  for (const auto& [name, treatment] : treatments(model, numbers({5, 4}, 49))) {
+    BOOST_TEST(treatment.covered, name);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(biases_that_need_blocks_of_their_own_say_so) {
   const at::Tensor w = parameter({3, 3}, 40), b = parameter({3}, 41), c = parameter({3}, 42);
   const auto found = treatments(
