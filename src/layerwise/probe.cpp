@@ -38,7 +38,9 @@ Probe::Probe(const Recorded& recorded, int64_t num_examples, const TensorList& p
     edges.push_back(use->output);
     shapes_.push_back(use->output_shape);
   }
-  weighted_ = output_gradients(recorded.output, cotangent * spread(weights_, output), edges);
+  if (num_examples > 1) {  // one example has all rows
+    weighted_ = output_gradients(recorded.output, cotangent * spread(weights_, output), edges);
+  }
   for (const at::Tensor& parameter : parameters) {
     edges.push_back(torch::autograd::impl::gradient_edge(parameter));
   }
@@ -55,7 +57,7 @@ Probe::Probe(const Recorded& recorded, int64_t num_examples, const TensorList& p
 
 bool Probe::allows(size_t use, bool examples_second) const {
   const Shape& shape = shapes_[use];
-  if (shape.size() < 2 || !at_uses_[use].defined()) return true;
+  if (num_examples_ == 1 || shape.size() < 2 || !at_uses_[use].defined()) return true;
   const ExampleAxis axis{num_examples_, examples_second};
   const auto rows = rows_of_examples(at_uses_[use].reshape(shape), axis);
   if (!rows) return false;

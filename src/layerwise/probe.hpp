@@ -6,7 +6,7 @@ namespace curvature::detail {
 
 /// What a few examples say about a forward pass: gradients for a cotangent c without structure, and
 /// for w_n c_n with another number w_n for each example n. Rows are example n's if the second are
-/// w_n times the first. Costs two backward passes.
+/// w_n times the first. Costs two backward passes, or one for a single example.
 class Probe {
  public:
   /// The output's first axis counts the examples (outermost, if others were merged into it).
